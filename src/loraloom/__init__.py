@@ -1,0 +1,34 @@
+"""Loraloom: one base model, any number of LoRA adapters, chosen per request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loraloom.core.request import Canvas, Condition, Lora, Request, Sampling
+from loraloom.errors import LoraloomError
+
+if TYPE_CHECKING:
+    from loraloom.engine.loom import Loom, Result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Canvas",
+    "Condition",
+    "Loom",
+    "Lora",
+    "LoraloomError",
+    "Request",
+    "Result",
+    "Sampling",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``Loom`` and ``Result`` import torch and diffusers, which takes seconds: at first use."""
+    if name in ("Loom", "Result"):
+        from loraloom.engine import loom  # noqa: PLC0415  # keeps torch out of the CLI's start
+
+        return getattr(loom, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

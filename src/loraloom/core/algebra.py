@@ -1,0 +1,86 @@
+"""What wearing means in numbers: pure functions of tensors.
+
+Several updates of one weight are one update whose ranks lie side by side:
+
+    Σ sᵢ·Bᵢ·Aᵢ  =  [B₁ … Bₙ] · diag(s) · [A₁; …; Aₙ]
+
+A row of a batch differs from another only in the diagonal, so a mix, one adapter, and a batch in
+which every row wears something else are the same three tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from .adapter import LowRank, Update
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """Updates of one weight, ranks side by side.
+
+    Attributes:
+        down: ``[rank, in]``.
+        up: ``[out, rank]``.
+        scale: ``[rows, rank]``: strength × scale of every rank, for every row of a batch.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.down, self.up, self.scale))
+
+    def absorbed(self) -> Folded:
+        """The update of the first row alone, its scale multiplied into ``up``."""
+        return Folded(self.down, self.up * self.scale[0], torch.ones_like(self.scale[:1]))
+
+    def to(self, dtype: torch.dtype) -> Folded:
+        """The factors in another type; the scales stay float32."""
+        return Folded(self.down.to(dtype), self.up.to(dtype), self.scale)
+
+
+def fold(
+    updates: Sequence[Update], strengths: Sequence[Sequence[float]], device: torch.device
+) -> Folded:
+    """``updates`` side by side in float32; ``strengths[row][i]`` is that of update *i* in a row."""
+    assert updates
+    assert all(len(row) == len(updates) for row in strengths)
+    ranks = torch.tensor([update.rank for update in updates])
+    # products of Python floats are float64: the scale is rounded once, to float32
+    rows = [[s * update.scale for s, update in zip(row, updates, strict=True)] for row in strengths]
+    scale = torch.tensor(rows, dtype=torch.float32).repeat_interleave(ranks, dim=1)
+    down = torch.cat([update.down.to(device, torch.float32) for update in updates])
+    up = torch.cat([update.up.to(device, torch.float32) for update in updates], dim=1)
+    return Folded(down, up, scale.to(device))
+
+
+def delta(folded: Folded, row: int = 0) -> Tensor:
+    """The difference ``[out, in]`` that one row wears, in float32."""
+    return (folded.up.float() * folded.scale[row].float()) @ folded.down.float()
+
+
+def fused(weight: Tensor, folded: Folded) -> Tensor:
+    """``weight + delta`` as a new tensor in the type of ``weight`` ``[out, in]``.
+
+    Computed in float32 and rounded once: k roundings to bfloat16 have √k to k times the error.
+    """
+    return (weight.float() + delta(folded).to(weight.device)).to(weight.dtype)
+
+
+def reference(weight: Tensor, updates: Sequence[LowRank], strengths: Sequence[float]) -> Tensor:
+    """The fused weight in float64: what the other functions are compared with."""
+    total = weight.double()
+    for update, strength in zip(updates, strengths, strict=True):
+        total = total + strength * update.scale * (update.up.double() @ update.down.double())
+    return total

@@ -1,0 +1,60 @@
+"""What somebody asks for: prompt, seed, size, steps and what to wear, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Policy: TypeAlias = Literal["live", "fused"]
+"""How a mix is worn: beside the weights, or in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """An adapter by its name in the catalogue, and how strongly to wear it."""
+
+    name: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """Width and height in pixels, length in frames (1 is a picture), rate in frames per second."""
+
+    width: int
+    height: int
+    frames: int = 1
+    rate: float = 24.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the picture is denoised: number of steps, scale of classifier-free guidance."""
+
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """An image that the video shows at ``frame`` (negative counts from the end)."""
+
+    image: Image
+    frame: int = 0
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One picture or video. ``None`` stands for what the model's card recommends."""
+
+    prompt: str
+    seed: int = 0
+    loras: tuple[Lora, ...] = ()
+    negative_prompt: str = ""
+    canvas: Canvas | None = None
+    sampling: Sampling | None = None
+    conditions: tuple[Condition, ...] = ()

@@ -1,0 +1,146 @@
+"""A linear layer that looks up what it wears; it holds no state of any adapter.
+
+All layers of a component share one :class:`Cell`. Changing what is worn replaces one reference in
+it, whatever the number of layers and adapters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from loraloom.errors import AdapterMismatchError, RowsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loraloom.core.algebra import Folded
+    from loraloom.core.mix import Site
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Live:
+    """What acts beside the weights of a component: one folded update per site it touches.
+
+    Attributes:
+        samples: how many samples of a batch the scales describe; 1 means that all wear the same.
+        folded: by site, on the device and in the type of the site's weight.
+    """
+
+    samples: int
+    folded: Mapping[Site, Folded]
+
+
+BARE = Live(1, {})
+
+
+class Cell:
+    """The one place that all layers of a component look at.
+
+    ``rows`` is the number of rows that entered the component in the forward pass under way.
+    """
+
+    __slots__ = ("_watch", "live", "rows")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.live = BARE
+        self.rows = 1
+        self._watch = module.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def close(self) -> None:
+        """Stop watching the module."""
+        self._watch.remove()
+
+    def _count(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.live.samples > 1:
+            self.rows = entering(args, kwargs)
+
+
+def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """How many rows enter a component: the leading axis of its main input."""
+    named = [kwargs[name] for name in ("hidden_states", "sample", "input_ids") if name in kwargs]
+    tensors = [value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor)]
+    assert tensors, "a component is called with tensors"
+    return tensors[0].shape[0]
+
+
+class LoraLayer(nn.Module):
+    """Mixed into the class of a linear layer: its own forward, then what its site wears."""
+
+    site: Site
+    cell: Cell
+    weight: nn.Parameter
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """``x`` is ``[rows, …, in]``, or flattened with the rows outermost; gives ``[…, out]``."""
+        y: Tensor = super().forward(x, *args, **kwargs)
+        live = self.cell.live
+        folded = live.folded.get(self.site)
+        if folded is None:
+            return y
+        hidden = functional.linear(x.to(folded.down.dtype), folded.down)
+        if live.samples > 1:
+            hidden = (hidden * self._scale(folded, hidden)).to(hidden.dtype)
+        return y + functional.linear(hidden, folded.up).to(y.dtype)
+
+    def _scale(self, folded: Folded, hidden: Tensor) -> Tensor:
+        """The scale of every rank for every row of ``hidden``, broadcast over its other axes."""
+        times, run = spread(self.cell, hidden.shape[0], self.site)
+        scale = folded.scale.repeat(times, 1).repeat_interleave(run, dim=0)
+        return scale.reshape(len(scale), *[1] * (hidden.ndim - 2), -1)
+
+
+def spread(cell: Cell, entries: int, site: Site) -> tuple[int, int]:
+    """How the samples of a batch lie in the leading axis of a layer's input.
+
+    A component sees its samples ``times`` over, one whole batch after the other (the passes of
+    guidance); a layer sees each of these rows as ``run`` neighbouring entries (tokens flattened
+    into the batch). Returns ``(times, run)`` with ``samples · times · run == entries``.
+
+    Raises:
+        RowsError: the numbers do not divide, so that no row can be told from another.
+    """
+    samples, rows = cell.live.samples, cell.rows
+    if rows % samples or entries % rows:
+        raise RowsError(
+            f"{entries} entries reach {site} in a pass of {rows} rows, which cannot be assigned "
+            f"to {samples} samples that wear different mixes; want multiples"
+        )
+    return rows // samples, entries // rows
+
+
+@cache
+def worn_class(kind: type[Any]) -> type[LoraLayer]:
+    """The class of layers of ``kind`` that look up what they wear."""
+    return cast("type[LoraLayer]", type(f"Lora{kind.__name__}", (LoraLayer, kind), {}))
+
+
+def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
+    """Make a linear layer look up what it wears; parameters, names and identity stay.
+
+    Raises:
+        AdapterMismatchError: something replaced the layer's own ``forward``, so that the lookup
+            would never run.
+    """
+    if "forward" in vars(module):
+        raise AdapterMismatchError(
+            f"the forward of {site} ({type(module).__name__}) was replaced by another tool, "
+            "want the layer as its class defines it"
+        )
+    layer = cast("LoraLayer", module)
+    kind: type[Any] = type(module)
+    layer.__class__ = worn_class(kind)  # type: ignore[arg-type]  # classes are hashable
+    layer.site, layer.cell = site, cell
+    return layer
+
+
+def uninstall(layer: LoraLayer) -> nn.Module:
+    """The layer as it was before :func:`install`."""
+    module: nn.Module = layer
+    del layer.site, layer.cell
+    module.__class__ = type(layer).__mro__[2]
+    return module

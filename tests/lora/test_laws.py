@@ -1,0 +1,323 @@
+"""The laws of wearing, on a small real transformer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loraloom.core.adapter import Adapter, LowRank
+from loraloom.core.algebra import reference
+from loraloom.core.mix import NOTHING, AdapterKey, Applied, Mix, Part
+from loraloom.errors import AdapterMismatchError, LoraloomError, UnknownAdapterError
+from loraloom.lora.model import LoraModel
+
+from .strategies import ADAPTERS, BY_NAME, SITES, Tiny, mix, mixes, states, tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOKENS = 5
+
+
+def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[k].view(torch.uint8), b[k].view(torch.uint8)) for k in a
+    )
+
+
+def worn(dtype: torch.dtype = torch.float32) -> tuple[Tiny, LoraModel]:
+    module = tiny(dtype)
+    return module, LoraModel("transformer", module, ADAPTERS)
+
+
+def float64(applied: Mix) -> Tiny:
+    """The same transformer in float64 with the mix in its weights, by the plain formula."""
+    module = tiny().double()
+    for site, layer in SITES.items():
+        parts = [p for p in applied.parts if site in ADAPTERS[p.key].sites("transformer")]
+        target = module.get_submodule(site)
+        assert isinstance(target, torch.nn.Linear)
+        assert isinstance(layer, torch.nn.Linear)
+        updates = [ADAPTERS[p.key].sites("transformer")[site] for p in parts]
+        target.weight = torch.nn.Parameter(
+            reference(target.weight, updates, [p.strength for p in parts]), requires_grad=False
+        )
+    return module
+
+
+def inputs(rows: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, TOKENS, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(states(), min_size=1, max_size=8), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_taking_everything_off_restores_every_bit(path: list[Applied], dtype: torch.dtype) -> None:
+    module, model = worn(dtype)
+    start = bits(module)
+    for state in path:
+        model.become(state)
+    model.become(Applied())
+    assert same_bits(bits(module), start)
+
+
+def test_a_hundred_random_operations_leave_no_trace() -> None:
+    module, model = worn(torch.bfloat16)
+    start, output = bits(module), module(inputs(2).bfloat16())
+    draw = torch.Generator().manual_seed(7)
+    for _ in range(100):
+        numbers = torch.randn(3, len(BY_NAME), generator=draw).tolist()
+        three = [mix(**dict(zip(sorted(BY_NAME), row, strict=True))) for row in numbers]
+        model.become(Applied.rows(three[:2], fused=three[2]))
+        module(inputs(2).bfloat16())
+    model.become(Applied())
+    assert same_bits(bits(module), start)
+    assert torch.equal(module(inputs(2).bfloat16()), output)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(states(), max_size=4), st.lists(states(), max_size=4), states())
+def test_weights_depend_on_the_mix_and_not_on_the_path(
+    one: list[Applied], other: list[Applied], end: Applied
+) -> None:
+    results = []
+    for path in (one, other):
+        module, model = worn()
+        for state in (*path, end):
+            model.become(state)
+        samples = max((segment.stop for segment in end.live), default=1)
+        results.append((bits(module), module(inputs(samples))))
+    assert same_bits(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixes())
+def test_fused_and_live_and_float64_agree_in_float32(wanted: Mix) -> None:
+    module, model = worn()
+    want = float64(wanted)(inputs(2).double())
+    for state in (Applied(fused=wanted), Applied.rows([wanted])):
+        with model.wearing(state):
+            assert error(module(inputs(2)), want) < 1e-5
+
+
+@pytest.mark.parametrize("wanted", [mix(all=1), mix(all=0.5, attention=-1), mix(half=2, one=0.25)])
+def test_fused_and_live_agree_in_bfloat16_within_its_rounding(wanted: Mix) -> None:
+    module, model = worn(torch.bfloat16)
+    want = float64(wanted)(inputs(2).double())
+    for state in (Applied(fused=wanted), Applied.rows([wanted])):
+        with model.wearing(state):
+            assert error(module(inputs(2).bfloat16()), want) < 2e-2
+
+
+def test_a_fused_weight_is_rounded_once_from_the_pristine_one() -> None:
+    module, model = worn(torch.bfloat16)
+    pristine = module.time.weight.clone()
+    wanted = mix(all=0.7, half=-1.3)
+    with model.wearing(Applied(fused=wanted)):
+        updates = [ADAPTERS[p.key].sites("transformer")["time"] for p in wanted.parts]
+        exact = reference(pristine, updates, [p.strength for p in wanted.parts])
+        got = module.time.weight
+    nearest = exact.to(torch.bfloat16)
+    off = (got.float() - nearest.float()).abs() / nearest.float().abs().clamp(min=1e-3)
+    assert float(off.max()) <= 2**-7  # at most one unit in the last place, where float32 rounds
+    assert float((got == nearest).float().mean()) > 0.99
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(mixes(), min_size=1, max_size=5), mixes(), st.integers(1, 3))
+def test_a_row_of_a_mixed_batch_equals_the_row_alone(
+    three: list[Mix], fused: Mix, passes: int
+) -> None:
+    module, model = worn()
+    x = inputs(len(three) * passes)
+    with model.wearing(Applied.rows(three, fused=fused)):
+        together = module(x)
+    for row in range(len(x)):
+        with model.wearing(Applied.rows([three[row % len(three)]], fused=fused)):
+            assert error(together[row : row + 1], module(x[row : row + 1])) < 1e-5
+
+
+def test_a_row_that_wears_nothing_is_as_the_base_gives_it() -> None:
+    module, model = worn(torch.bfloat16)
+    x = inputs(3).bfloat16()
+    base = module(x)
+    with model.wearing(Applied.rows([mix(all=1.5), NOTHING, mix(half=-2)])):
+        got = module(x)
+    assert torch.equal(got[1], base[1])
+    assert not torch.equal(got[0], base[0])
+    assert not torch.equal(got[2], base[2])
+
+
+def test_strength_acts_linearly_with_sign_and_fraction_on_one_layer() -> None:
+    module, model = worn()
+    layer = module.blocks[0].get_submodule("ff.0")
+    x, base = inputs(1), None
+    base = layer(x)
+    deltas = {}
+    for strength in (1.0, -1.0, 0.25):
+        for name, state in (
+            ("live", Applied.rows([mix(one=strength)])),
+            ("fused", Applied(fused=mix(one=strength))),
+        ):
+            with model.wearing(state):
+                deltas[name, strength] = layer(x) - base
+    for name in ("live", "fused"):
+        assert float(deltas[name, 1.0].norm()) > 0.1 * float(base.norm())
+        torch.testing.assert_close(deltas[name, -1.0], -deltas[name, 1.0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            deltas[name, 0.25], 0.25 * deltas[name, 1.0], rtol=1e-4, atol=1e-5
+        )
+
+
+class Failing(dict[AdapterKey, Adapter]):
+    """A catalogue that fails at the n-th look-up."""
+
+    def __init__(self, fail_at: int) -> None:
+        super().__init__(ADAPTERS)
+        self.left = fail_at
+
+    def get(self, key: AdapterKey, default: object = None) -> Adapter | None:  # type: ignore[override]
+        self.left -= 1
+        if self.left < 0:
+            raise MemoryError("injected")
+        return super().get(key)
+
+
+def failures(fail_at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Make the n-th computation of a weight, folding or assignment fail, one after the other."""
+    import loraloom.lora.model as subject
+
+    for name in ("fused", "fold"):
+        real, count = getattr(subject, name), iter(range(10**6))
+
+        def failing(*args: object, real=real, count=count) -> object:  # type: ignore[no-untyped-def]
+            if next(count) == fail_at:
+                raise MemoryError("injected")
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(subject, name, failing)
+            yield patch
+
+    count = iter(range(10**6))
+    original = torch.nn.Linear.__setattr__
+
+    def setting(self: torch.nn.Linear, name: str, value: torch.Tensor) -> None:
+        if name == "weight" and next(count) == fail_at:
+            raise MemoryError("injected")
+        original(self, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "__setattr__", setting)
+        yield patch
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("before", "want"),
+    [
+        (Applied(), Applied.rows([mix(all=1), mix(half=1)], fused=mix(all=-0.5, one=0.3))),
+        (
+            Applied.rows([mix(one=1)], fused=mix(half=0.5)),
+            Applied.rows([mix(all=1), mix(half=1)], fused=mix(all=-0.5, attention=1)),
+        ),
+        (Applied(fused=mix(half=0.5)), Applied.rows([mix(all=1)] * 2, fused=mix(attention=0.3))),
+    ],
+    ids=["put on", "changed", "taken off and put on"],
+)
+def test_a_failure_in_the_middle_leaves_weights_and_state_as_they_were(
+    fail_at: int, before: Applied, want: Applied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, model = worn()
+    model.become(before)
+    start, output = bits(module), module(inputs(2))
+    for _ in failures(fail_at, monkeypatch):
+        with pytest.raises(MemoryError):
+            model.become(want)
+        assert model.applied == before
+        assert same_bits(bits(module), start)
+        assert torch.equal(module(inputs(2)), output)
+    model.become(want)
+    model.become(Applied())
+    assert same_bits(bits(module), bits(tiny()))
+
+
+def test_a_failing_catalogue_changes_nothing() -> None:
+    module = tiny()
+    model = LoraModel("transformer", module, Failing(1))
+    with pytest.raises(MemoryError):
+        model.become(Applied(fused=mix(all=1, half=1)))
+    assert model.applied == Applied()
+    assert same_bits(bits(module), bits(tiny()))
+
+
+def test_wearing_takes_off_also_when_the_block_raises() -> None:
+    module, model = worn()
+    with (
+        pytest.raises(RuntimeError, match="in the block"),
+        model.wearing(Applied(fused=mix(all=1))),
+    ):
+        raise RuntimeError("in the block")
+    assert model.applied == Applied()
+    assert same_bits(bits(module), bits(tiny()))
+
+
+def test_what_is_worn_can_be_taken_off_after_it_left_the_catalogue() -> None:
+    module = tiny()
+    catalogue = dict(ADAPTERS)
+    model = LoraModel("transformer", module, catalogue)
+    model.become(Applied.rows([mix(half=1)], fused=mix(all=1)))
+    catalogue.clear()
+    model.become(Applied(fused=mix(all=0.5)))
+    model.become(Applied())
+    assert same_bits(bits(module), bits(tiny()))
+    with pytest.raises(UnknownAdapterError, match="all@"):
+        model.become(Applied(fused=mix(all=1)))
+
+
+@pytest.mark.parametrize(
+    ("site", "shape", "says"),
+    [
+        ("blocks.0.to_out", (47, 16), r"'bad' at transformer.blocks.0.to_out is 47×16, .* 16×16"),
+        ("blocks.7.to_out", (16, 16), r"transformer.blocks.7.to_out: there is no such .*blocks.0"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_changes(
+    site: str, shape: tuple[int, int], says: str
+) -> None:
+    module = tiny()
+    good = LowRank(torch.ones(1, 16), torch.ones(16, 1), 1.0)
+    bad = LowRank(torch.ones(2, shape[1]), torch.ones(shape[0], 2), 1.0)
+    adapter = Adapter.make("bad", {"transformer": {"blocks.0.to_out": good, site: bad}})
+    model = LoraModel("transformer", module, {adapter.key: adapter})
+    for state in (
+        Applied(fused=Mix.of([Part(adapter.key, 1.0)])),
+        Applied.rows([Mix.of([Part(adapter.key, 1.0)])]),
+    ):
+        with pytest.raises(AdapterMismatchError, match=says) as caught:
+            model.become(state)
+        assert isinstance(caught.value, LoraloomError)
+        assert same_bits(bits(module), bits(tiny()))
+
+
+def test_release_gives_the_module_back_as_it_was() -> None:
+    module, model = worn()
+    model.become(Applied.rows([mix(all=1)], fused=mix(half=1)))
+    model.release()
+    plain = tiny()
+    assert [type(m) for m in module.modules()] == [type(m) for m in plain.modules()]
+    assert [sorted(vars(m)) for m in module.modules()] == [sorted(vars(m)) for m in plain.modules()]
+    assert same_bits(bits(module), bits(plain))
+    assert torch.equal(module(inputs(2)), plain(inputs(2)))

@@ -1,0 +1,92 @@
+"""How the samples of a batch reach layers as rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from loraloom.core.adapter import Adapter, LowRank
+from loraloom.core.mix import NOTHING, Applied, Mix, Part
+from loraloom.errors import AdapterMismatchError, RowsError
+from loraloom.lora.model import LoraModel
+
+from .strategies import ADAPTERS, mix, tiny
+
+THREE = [mix(all=1), NOTHING, mix(half=-0.5, one=2)]
+
+
+def alone(rows: list[int], x: torch.Tensor) -> torch.Tensor:
+    """Row by row: row *i* wears what sample ``rows[i]`` wears."""
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS)
+    out = []
+    for i, sample in enumerate(rows):
+        with model.wearing(Applied.rows([THREE[sample]])):
+            out.append(module(x[i : i + 1]))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_prompt", "passes"),
+    [
+        ("one row", 1, 1),
+        ("guidance", 1, 2),
+        ("three", 1, 3),
+        ("two each", 2, 2),
+    ],
+)
+def test_every_row_wears_the_mix_of_its_request(name: str, per_prompt: int, passes: int) -> None:
+    samples = [i for i in range(3) for _ in range(per_prompt)]
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS)
+    x = torch.randn(len(samples) * passes, 4, 16)
+    with model.wearing(Applied.rows([THREE[i] for i in samples])):
+        got = module(hidden_states=x)
+    torch.testing.assert_close(got, alone(samples * passes, x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_sees_one_entry_for_all_rows_cannot_tell_them_apart() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.time = nn.Linear(16, 16)
+
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            shared: torch.Tensor = self.time(hidden_states[:1, 0])
+            return hidden_states + shared
+
+    update = LowRank(torch.ones(1, 16), torch.ones(16, 1), 1.0)
+    adapter = Adapter.make("time", {"transformer": {"time": update}})
+    module = Shared()
+    model = LoraModel("transformer", module, {adapter.key: adapter})
+    wears = Mix.of([Part(adapter.key, 1.0)])
+    model.become(Applied.rows([wears, NOTHING]))
+    with pytest.raises(RowsError, match=r"1 entries reach time .* 2 rows, .* 2 samples"):
+        module(hidden_states=torch.randn(2, 3, 16))
+    model.become(Applied.rows([wears, wears]))
+    assert module(hidden_states=torch.randn(2, 3, 16)).shape == (2, 3, 16)
+
+
+def test_rows_that_are_no_multiple_of_the_samples_are_an_error() -> None:
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS)
+    with (
+        model.wearing(Applied.rows(THREE)),
+        pytest.raises(RowsError, match="want multiples"),
+    ):
+        module(torch.randn(4, 2, 16))
+
+
+def test_equal_mixes_fit_any_number_of_rows() -> None:
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS)
+    with model.wearing(Applied.rows([mix(all=1)] * 3)):
+        assert module(torch.randn(7, 2, 16)).shape == (7, 2, 16)
+
+
+def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
+    module = tiny()
+    object.__setattr__(module.time, "forward", lambda x: x)
+    with pytest.raises(AdapterMismatchError, match="the forward of time"):
+        LoraModel("transformer", module, ADAPTERS)
