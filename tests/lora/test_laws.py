@@ -233,7 +233,10 @@ def failures(fail_at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.M
             Applied.rows([mix(one=1)], fused=mix(half=0.5)),
             Applied.rows([mix(all=1), mix(half=1)], fused=mix(all=-0.5, attention=1)),
         ),
-        (Applied(fused=mix(half=0.5)), Applied.rows([mix(all=1)] * 2, fused=mix(attention=0.3))),
+        (
+            Applied(fused=mix(half=0.5)),
+            Applied.rows([mix(all=1)] * 2, fused=mix(attention=0.3, one=1)),
+        ),
     ],
     ids=["put on", "changed", "taken off and put on"],
 )

@@ -147,11 +147,11 @@ class LoraModel:
         before = {site: self.layers[site].weight for site in {*weights, *restore}}
         pristine, worn = dict(self.pristine), self.cell.live
         try:
+            for site in restore:
+                self.layers[site].weight = self.pristine.pop(site)
             for site, weight in weights.items():
                 self.pristine.setdefault(site, before[site])
                 self.layers[site].weight = weight
-            for site in restore:
-                self.layers[site].weight = self.pristine.pop(site)
             self.cell.live = live
         except BaseException:
             for site, weight in before.items():
