@@ -1,4 +1,4 @@
-# setup demo test test-all fix bench clean: each installs what it needs by itself.
+# setup demo test test-all fix bench gpu clean: each installs what it needs by itself.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,7 @@ help:
 	@echo "make test-all  the same with them"
 	@echo "make fix       format, and mend what ruff can mend"
 	@echo "make bench     measurements, into bench/results"
+	@echo "make gpu       the same on a CUDA device"
 	@echo "make clean     remove .venv and what tools left"
 
 setup: $(READY)
@@ -42,7 +43,10 @@ fix: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.run
 
+gpu: $(READY)
+	$(BIN)/python -m bench.run --device cuda
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo dist
 
-.PHONY: help setup demo lint test test-all fix bench clean
+.PHONY: help setup demo lint test test-all fix bench gpu clean

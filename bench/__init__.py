@@ -1,0 +1,1 @@
+"""Measurements against diffusers + peft, ours and the peer's in one run."""

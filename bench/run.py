@@ -1,0 +1,163 @@
+"""``make bench``: the embedded model with Loraloom and with diffusers + peft, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from loraloom import Loom, Lora, Request
+from loraloom.core.mix import Applied, Mix, Part
+
+from .measure import Row, compare, report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STYLES = ("neon", "sketch")
+MIXES: tuple[tuple[Lora, ...], ...] = (
+    (),
+    (Lora("neon"),),
+    (Lora("neon", 0.5),),
+    (Lora("sketch"),),
+    (Lora("sketch", 0.6),),
+    (Lora("neon", 0.5), Lora("sketch", 0.5)),
+    (Lora("neon", 0.3), Lora("sketch", 0.8)),
+    (Lora("neon", -0.4),),
+)
+PROMPT = "a large red star on a plain blue background"
+
+
+class Peer:
+    """diffusers' own pipeline with the same adapters loaded through peft."""
+
+    def __init__(self, loom: Loom, folder: Path) -> None:
+        self.loom = loom
+        self.pipe: Any = type(loom.pipe)(**bare(loom))
+        self.pipe.set_progress_bar_config(disable=True)
+        for name in STYLES:
+            self.pipe.load_lora_weights(diffusers_file(loom, name, folder), adapter_name=name)
+
+    def wear(self, mix: Sequence[Lora]) -> None:
+        if mix:
+            self.pipe.enable_lora()
+            self.pipe.set_adapters([lora.name for lora in mix], [lora.strength for lora in mix])
+        else:
+            self.pipe.disable_lora()
+
+    def pictures(self, count: int, first_seed: int) -> None:
+        canvas, sampling = self.loom.card.defaults.picture, self.loom.card.defaults.sampling
+        self.pipe(
+            prompt=[PROMPT] * count,
+            negative_prompt=[""] * count,
+            width=canvas.width,
+            height=canvas.height,
+            num_frames=1,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            generator=[torch.Generator().manual_seed(first_seed + i) for i in range(count)],
+            max_sequence_length=self.pipe.tokenizer.model_max_length,
+            output_type="latent",
+            **self.loom.card.family.options,
+        )
+
+
+def bare(loom: Loom) -> dict[str, Any]:
+    """The components as they were before Loraloom looked at them."""
+    fresh = Loom.load(loom.card.name)
+    for model in fresh.models:
+        model.release()
+    return dict(fresh.pipe.components)
+
+
+def diffusers_file(loom: Loom, name: str, folder: Path) -> Path:
+    """An adapter of the model in diffusers' spelling."""
+    state = load_file(loom.card.adapters[name] / "adapter_model.safetensors")
+    path = folder / f"{name}.safetensors"
+    save_file({k.replace("base_model.model.", "transformer."): v for k, v in state.items()}, path)
+    return path
+
+
+def mix(loom: Loom, loras: Sequence[Lora]) -> Mix:
+    return Mix.of([Part(loom.adapters.get(lora.name).key, lora.strength) for lora in loras])
+
+
+def pictures(loom: Loom, peer: Peer, runs: int) -> list[Row]:
+    requests = [Request(PROMPT, seed, loras) for seed, loras in enumerate(MIXES)]
+
+    def one_by_one() -> None:
+        for seed, loras in enumerate(MIXES):
+            peer.wear(loras)
+            peer.pictures(1, seed)
+
+    plain = [Request(PROMPT, seed) for seed in range(len(MIXES))]
+    peer.wear(())
+    rows = [
+        compare(
+            "8 pictures, 8 mixes: one batch | one by one",
+            lambda: loom.latents(requests),
+            one_by_one,
+            goal=1.0,
+            runs=runs,
+        )
+    ]
+    peer.wear(())
+    rows.append(
+        compare(
+            "8 pictures without adapters: one batch each",
+            lambda: loom.latents(plain),
+            lambda: peer.pictures(len(plain), 0),
+            goal=0.9,
+            runs=runs,
+        )
+    )
+    return rows
+
+
+def states(loom: Loom, peer: Peer, runs: int) -> list[Row]:
+    model = loom.models[0]
+    one, two = (mix(loom, [Lora(name)]) for name in STYLES)
+
+    def switch() -> None:
+        model.become(Applied.rows([one]))
+        model.become(Applied.rows([two]))
+
+    def their_switch() -> None:
+        peer.wear([Lora(STYLES[0])])
+        peer.wear([Lora(STYLES[1])])
+
+    def fuse() -> None:
+        model.become(Applied(fused=one))
+        model.become(Applied())
+
+    def their_fuse() -> None:
+        peer.pipe.fuse_lora(components=["transformer"])
+        peer.pipe.unfuse_lora(components=["transformer"])
+
+    rows = [compare("two switches", switch, their_switch, goal=1.0, runs=runs * 5)]
+    model.become(Applied())
+    peer.wear([Lora(STYLES[0])])
+    rows.append(compare("fuse and restore", fuse, their_fuse, goal=1.0, runs=runs * 5))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+    loom = Loom.load("mini", device=args.device)
+    with TemporaryDirectory() as folder:
+        peer = Peer(loom, Path(folder))
+        peer.pipe.to(args.device)
+        rows = [*pictures(loom, peer, args.runs), *states(loom, peer, args.runs)]
+    report(rows, " ".join(["python -m bench.run", *sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    main()

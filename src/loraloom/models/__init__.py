@@ -1,0 +1,1 @@
+"""Cards: one file a family, and what a model folder says of itself."""

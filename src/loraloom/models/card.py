@@ -1,0 +1,100 @@
+"""What is known of a model before a weight of it is loaded. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loraloom.core.request import Canvas, Sampling
+from loraloom.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from loraloom.core.mix import Component
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What a picture's size and a video's length must fit: the VAE's compression.
+
+    Attributes:
+        pixels: width and height are multiples of it.
+        frames: a video has ``k · frames + 1`` frames.
+    """
+
+    pixels: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request gets that asks for nothing else."""
+
+    picture: Canvas
+    video: Canvas
+    sampling: Sampling
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of models: how its folders look and how its pipeline is called.
+
+    Attributes:
+        name: of the family, e.g. ``ltx2``.
+        pipelines: class names that ``model_index.json`` may give.
+        parts: subfolders that a model folder must have.
+        wears: the components that adapters can be put on, the main one first.
+        defaults: of the released models.
+        options: further arguments of the pipeline's call.
+    """
+
+    name: str
+    pipelines: tuple[str, ...]
+    parts: tuple[str, ...]
+    wears: tuple[Component, ...]
+    defaults: Defaults
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One model: where it lies, its family, its grid and its defaults.
+
+    Attributes:
+        version: digest of the files' sizes and configurations, for the provenance of a picture.
+        adapters: folders of the adapters that come with the model, by name.
+    """
+
+    name: str
+    root: Path
+    family: Family
+    grid: Grid
+    defaults: Defaults
+    version: str
+    adapters: Mapping[str, Path]
+
+    def check(self, canvas: Canvas) -> None:
+        """Whether the VAE can divide ``canvas``.
+
+        Raises:
+            InvalidRequestError: it cannot; the message names the nearest sizes that it can.
+        """
+        grid = self.grid
+        for what, size in (("width", canvas.width), ("height", canvas.height)):
+            if size < grid.pixels or size % grid.pixels:
+                near = max(round(size / grid.pixels), 1) * grid.pixels
+                raise InvalidRequestError(
+                    f"{what} is {size}, model {self.name!r} wants a multiple of {grid.pixels}, "
+                    f"e.g. {near}"
+                )
+        if canvas.frames < 1 or (canvas.frames - 1) % grid.frames:
+            near = max(round((canvas.frames - 1) / grid.frames), 0) * grid.frames + 1
+            raise InvalidRequestError(
+                f"frames is {canvas.frames}, model {self.name!r} wants a multiple of "
+                f"{grid.frames} plus 1, e.g. {near}"
+            )
+        if not 0 < canvas.rate <= 240:
+            raise InvalidRequestError(f"the frame rate is {canvas.rate}, want 0 to 240 a second")

@@ -1,0 +1,1 @@
+"""Requests to pictures and videos, through the model's own diffusers pipeline."""

@@ -1,0 +1,1 @@
+"""Adapters by name: where a mix finds what it names."""

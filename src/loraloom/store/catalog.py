@@ -1,0 +1,75 @@
+"""The catalogue: adapters by name and by key. Files are read once, checked whole, then kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loraloom.errors import UnknownAdapterError
+from loraloom.formats.load import load
+from loraloom.formats.read import survey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from loraloom.core.adapter import Adapter
+    from loraloom.core.mix import AdapterKey
+    from loraloom.formats.names import NameTable
+
+
+class Catalog:
+    """Adapters of one model.
+
+    Args:
+        names: the model's sites, against which every file is checked.
+        bundled: adapter files that are read when they are first asked for.
+    """
+
+    def __init__(self, names: NameTable, bundled: Mapping[str, Path] | None = None) -> None:
+        self._sites = names
+        self._bundled = dict(bundled or {})
+        self._current: dict[str, Adapter] = {}
+        self.by_key: dict[AdapterKey, Adapter] = {}
+
+    def add(
+        self,
+        name: str,
+        path: str | PathLike[str],
+        *,
+        alpha: float | None = None,
+        allow_partial: bool = False,
+    ) -> Adapter:
+        """Read an adapter file or folder and publish it under ``name``.
+
+        A name that is taken gets the new adapter; the same bytes again change nothing.
+
+        Raises:
+            AdapterFileError: the file cannot be read, or not all of it can be applied. The
+                catalogue is as before.
+        """
+        reading = survey(Path(path), self._sites, alpha=alpha, allow_partial=allow_partial)
+        adapter = load(name, reading)
+        before = self._current.get(name)
+        if before is not None and before.key == adapter.key:
+            return before
+        self._current[name] = self.by_key[adapter.key] = adapter
+        if before is not None:
+            del self.by_key[before.key]
+        return adapter
+
+    def get(self, name: str) -> Adapter:
+        """The current adapter of that name.
+
+        Raises:
+            UnknownAdapterError: there is none; the error holds close names.
+        """
+        if name not in self._current and name in self._bundled:
+            self.add(name, self._bundled[name])
+        if name not in self._current:
+            raise UnknownAdapterError(name, self.names())
+        return self._current[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted({*self._bundled, *self._current})

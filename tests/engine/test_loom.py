@@ -1,0 +1,213 @@
+"""The front door on the embedded model: batches, conditions, bad input, and no trace left."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Sampling
+from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PICTURE = Request(
+    "a large red circle on a plain blue background",
+    canvas=Canvas(64, 64),
+    sampling=Sampling(steps=2, guidance=3.0),
+)
+VIDEO = replace(PICTURE, canvas=Canvas(64, 64, frames=9, rate=16.0))
+
+
+def weights(loom: Loom) -> list[torch.Tensor]:
+    return [
+        value.clone()
+        for model in (loom.pipe.transformer, loom.pipe.connectors)
+        for value in model.state_dict().values()
+    ]
+
+
+def farthest(got: torch.Tensor, want: torch.Tensor) -> float:
+    return float((got - want).abs().max())
+
+
+@pytest.fixture
+def untouched(loom: Loom) -> object:
+    """The weights before and after a test are the same bits."""
+    before = weights(loom)
+    yield loom
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(loom), strict=True))
+
+
+@pytest.mark.parametrize("shape", [PICTURE, VIDEO], ids=["pictures", "videos"])
+def test_a_request_in_a_mixed_batch_is_the_request_alone(shape: Request, untouched: Loom) -> None:
+    requests = [
+        replace(shape, seed=1),
+        replace(shape, seed=2, loras=(Lora("neon"),), prompt="a small green star"),
+        replace(shape, seed=3, loras=(Lora("sketch", 0.5), Lora("neon", -0.3))),
+        replace(shape, seed=4, negative_prompt="a heart"),
+    ]
+    together = untouched.latents(requests)
+    for request, row in zip(requests, together, strict=True):
+        assert farthest(row, untouched.latents([request])[0]) <= 1e-4
+    plain = untouched.latents([replace(requests[1], loras=())])[0]
+    assert farthest(together[1], plain) > 1e-2, "the adapter does nothing"
+
+
+def test_the_same_request_twice_has_the_same_bytes(loom: Loom) -> None:
+    request = replace(PICTURE, seed=5, loras=(Lora("neon", 0.7),))
+    one, two = loom.images([request])[0], loom.images([request])[0]
+    assert one.frames[0].tobytes() == two.frames[0].tobytes()
+    assert one.frames[0].size == (64, 64)
+    assert len(one.frames) == 1
+
+
+def test_a_result_says_what_was_worn(loom: Loom) -> None:
+    request = replace(PICTURE, loras=(Lora("sketch", 0.5), Lora("neon", 0), Lora("distilled")))
+    result = loom.images([request], policy="fused")[0]
+    assert [(worn.name, worn.strength) for worn in result.worn] == [
+        ("distilled", 1.0),
+        ("sketch", 0.5),
+    ]
+    assert all(worn.sites == 60 for worn in result.worn)
+    assert result.worn[1].digest == loom.adapters.get("sketch").key.digest
+    assert result.policy == "fused"
+
+
+def test_defaults_come_from_the_card(loom: Loom) -> None:
+    result = loom.videos([replace(VIDEO, canvas=None, sampling=Sampling(1, 1.0))])[0]
+    assert result.request.canvas == loom.card.defaults.video
+    assert len(result.frames) == 17
+
+
+def test_requests_of_different_shapes_come_back_in_their_order(loom: Loom) -> None:
+    wide = replace(PICTURE, canvas=Canvas(96, 64), seed=2)
+    seen: list[tuple[int, int]] = []
+    results = loom.images(
+        [PICTURE, wide, replace(PICTURE, seed=3)], progress=lambda *at: seen.append(at)
+    )
+    assert [result.frames[0].size for result in results] == [(64, 64), (96, 64), (64, 64)]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def shown(color: str, frame: int) -> Condition:
+    return Condition(Image.new("RGB", (64, 64), color), frame)
+
+
+def test_every_request_of_a_batch_has_its_own_images(untouched: Loom) -> None:
+    requests = [
+        replace(VIDEO, seed=1, conditions=(shown("red", 0), shown("blue", -1))),
+        replace(VIDEO, seed=2, conditions=(shown("lime", 0), shown("white", -1))),
+    ]
+    together = untouched.latents(requests)
+    for request, row in zip(requests, together, strict=True):
+        assert farthest(row, untouched.latents([request])[0]) <= 1e-4
+
+
+def test_a_first_image_is_the_first_frame(loom: Loom) -> None:
+    image = Image.linear_gradient("L").convert("RGB").resize((64, 64))
+    latent = loom.latents([replace(VIDEO, conditions=(Condition(image),))])[0]
+    pixels = loom.pipe.video_processor.preprocess(image)[:, :, None]
+    with torch.no_grad():
+        encoded = loom.pipe.vae.encode(pixels).latent_dist.mode()[0]
+    assert farthest(latent[:, :1], encoded) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompt": "  "}, "a prompt is empty"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"canvas": Canvas(100, 64)}, r"width is 100, .* multiple of 32, e.g. 96"),
+        ({"canvas": Canvas(64, 0)}, r"height is 0, .* e.g. 32"),
+        ({"canvas": Canvas(64, 64, frames=9)}, "frames is 9, a picture wants 1"),
+        ({"canvas": Canvas(64, 64, rate=0)}, "the frame rate is 0"),
+        ({"sampling": Sampling(0, 3.0)}, "number of steps is 0"),
+        ({"sampling": Sampling(2, float("nan"))}, "the guidance is nan"),
+        ({"loras": (Lora("neom"),)}, r"'neom' is not known; did you mean 'neon'"),
+        ({"loras": (Lora("neon", float("inf")),)}, "is inf, want a finite number"),
+        ({"loras": (Lora("neon"), Lora("neon", 0.5))}, "'neon' is named 2 times"),
+        ({"conditions": (shown("red", 1),)}, "at frame 1 of 1"),
+    ],
+)
+def test_bad_requests_are_refused_with_a_sentence(
+    change: dict[str, object], says: str, untouched: Loom
+) -> None:
+    with pytest.raises(LoraloomError, match=says):
+        untouched.images([PICTURE, replace(PICTURE, **change)])  # type: ignore[arg-type]
+
+
+def test_lengths_that_the_vae_cannot_make_are_refused(loom: Loom) -> None:
+    with pytest.raises(LoraloomError, match=r"frames is 7, .* multiple of 4 plus 1, e.g. 9"):
+        loom.videos([replace(VIDEO, canvas=Canvas(64, 64, frames=7))])
+    with pytest.raises(LoraloomError, match="frames is 1, a video wants several"):
+        loom.videos([PICTURE])
+
+
+def test_an_empty_list_is_refused(loom: Loom) -> None:
+    with pytest.raises(InvalidRequestError, match="list of requests is empty"):
+        loom.images([])
+
+
+def test_a_failure_in_a_step_leaves_nothing_worn(
+    untouched: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise MemoryError("injected")
+
+    worn = replace(PICTURE, loras=(Lora("neon"),))
+    for policy in ("live", "fused"):
+        with pytest.raises(MemoryError, match="injected"):
+            untouched.images([worn], policy=policy, progress=fail)
+        assert not any(model.applied.fused or model.applied.live for model in untouched.models)
+
+
+def test_an_adapter_read_again_is_the_same_and_changed_bytes_are_another(
+    loom: Loom, tmp_path: Path
+) -> None:
+    for name in ("neon", "sketch"):
+        shutil.copytree(loom.card.adapters[name], tmp_path / name)
+    mine = loom.adapters.add("mine", tmp_path / "neon")
+    assert loom.adapters.add("mine", tmp_path / "neon") is mine
+    weights = "adapter_model.safetensors"
+    shutil.copy(tmp_path / "sketch" / weights, tmp_path / "neon" / weights)
+    changed = loom.adapters.add("mine", tmp_path / "neon")
+    assert changed.key != mine.key
+    assert loom.adapters.get("mine") is changed
+    assert loom.adapters.add("mine", tmp_path / "neon", alpha=3.5).key != mine.key
+    with pytest.raises(UnknownAdapterError):
+        loom.adapters.get("nine_")
+
+
+def test_a_file_that_is_refused_changes_nothing(loom: Loom, tmp_path: Path) -> None:
+    before = loom.adapters.get("neon")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(LoraloomError, match=r"pickle|safetensors"):
+        loom.adapters.add("neon", tmp_path / "bad.safetensors")
+    assert loom.adapters.get("neon") is before
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer", "tokenizer"])
+def test_a_model_folder_that_lacks_a_component_is_refused(
+    part: str, loom: Loom, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(loom.card.root, folder, ignore=shutil.ignore_patterns(part))
+    with pytest.raises(ModelError, match=f"lacks the component {part}"):
+        Loom.load(str(folder))
+
+
+def test_models_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="bundled are mini"):
+        Loom.load("minni")
+    with pytest.raises(ModelError, match="cannot be fetched from the hub"):
+        Loom.load("nobody/nothing")
+    with pytest.raises(ModelError, match=r"lacks model_index.json"):
+        Loom.load(str(tmp_path))
+    with pytest.raises(ModelError, match="dtype is 'int3'"):
+        Loom.load("mini", dtype="int3")
