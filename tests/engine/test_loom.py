@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Sampling
 from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
@@ -59,6 +60,43 @@ def test_a_request_in_a_mixed_batch_is_the_request_alone(shape: Request, untouch
     assert farthest(together[1], plain) > 1e-2, "the adapter does nothing"
 
 
+@pytest.fixture(scope="module")
+def everywhere(loom: Loom, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random adapter of every linear layer of every component that wears adapters."""
+    draw = torch.Generator().manual_seed(2)
+    state = {}
+    for model in loom.models:
+        for site, layer in model.layers.items():
+            out, width = layer.weight.shape
+            key = f"{model.component}.{site}"
+            state[f"{key}.lora_A.weight"] = torch.randn(2, width, generator=draw) / width**0.5
+            state[f"{key}.lora_B.weight"] = torch.randn(out, 2, generator=draw) * 0.02
+    path = tmp_path_factory.mktemp("everywhere") / "everywhere.safetensors"
+    save_file(state, path)
+    loom.adapters.add("everywhere", path)
+    return "everywhere"
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_rows_are_told_apart_in_every_layer_of_the_model(
+    frames: int, everywhere: str, untouched: Loom
+) -> None:
+    canvas = Canvas(64, 64, frames, 16.0)
+    shape = replace(PICTURE, canvas=canvas, conditions=(shown("red", 0),) if frames > 1 else ())
+    requests = [
+        replace(shape, seed=1, loras=(Lora(everywhere),)),
+        replace(shape, seed=2),
+        replace(shape, seed=3, loras=(Lora(everywhere, -0.5), Lora("neon"))),
+    ]
+    together = untouched.latents(requests)
+    for request, row in zip(requests, together, strict=True):
+        for policy in ("live", "fused"):
+            alone = untouched.latents([request], policy=policy)[0]
+            assert farthest(row, alone) <= 1e-4
+    plain = untouched.latents([replace(requests[0], loras=())])[0]
+    assert farthest(together[0], plain) > 1e-2
+
+
 def test_the_same_request_twice_has_the_same_bytes(loom: Loom) -> None:
     request = replace(PICTURE, seed=5, loras=(Lora("neon", 0.7),))
     one, two = loom.images([request])[0], loom.images([request])[0]
@@ -80,7 +118,7 @@ def test_a_result_says_what_was_worn(loom: Loom) -> None:
 
 
 def test_defaults_come_from_the_card(loom: Loom) -> None:
-    result = loom.videos([replace(VIDEO, canvas=None, sampling=Sampling(1, 1.0))])[0]
+    result = loom.videos([replace(VIDEO, canvas=None, sampling=Sampling(2, 1.0))])[0]
     assert result.request.canvas == loom.card.defaults.video
     assert len(result.frames) == 17
 
@@ -127,7 +165,7 @@ def test_a_first_image_is_the_first_frame(loom: Loom) -> None:
         ({"canvas": Canvas(64, 0)}, r"height is 0, .* e.g. 32"),
         ({"canvas": Canvas(64, 64, frames=9)}, "frames is 9, a picture wants 1"),
         ({"canvas": Canvas(64, 64, rate=0)}, "the frame rate is 0"),
-        ({"sampling": Sampling(0, 3.0)}, "number of steps is 0"),
+        ({"sampling": Sampling(1, 3.0)}, "number of steps is 1, want 2"),
         ({"sampling": Sampling(2, float("nan"))}, "the guidance is nan"),
         ({"loras": (Lora("neom"),)}, r"'neom' is not known; did you mean 'neon'"),
         ({"loras": (Lora("neon", float("inf")),)}, "is inf, want a finite number"),

@@ -179,8 +179,9 @@ class Loom:
         sampling = request.sampling or defaults.sampling
         self.card.check(canvas)
         finite(sampling.guidance, "the guidance")
-        if sampling.steps < 1:
-            raise InvalidRequestError(f"the number of steps is {sampling.steps}, want 1 or more")
+        least = self.card.grid.steps
+        if sampling.steps < least:
+            raise InvalidRequestError(f"the number of steps is {sampling.steps}, want {least} up")
         _check_conditions(request, canvas)
         negative = request.negative_prompt or defaults.negative_prompt
         return replace(request, canvas=canvas, sampling=sampling, negative_prompt=negative)

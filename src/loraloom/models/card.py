@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What a picture's size and a video's length must fit: the VAE's compression.
+    """What the numbers of a request must fit: the VAE's compression, the scheduler's least.
 
     Attributes:
         pixels: width and height are multiples of it.
         frames: a video has ``k · frames + 1`` frames.
+        steps: the fewest steps that the scheduler can place.
     """
 
     pixels: int
     frames: int
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,12 +113,15 @@ def _defaults(family: Defaults, said: Mapping[str, Any]) -> Defaults:
 
 
 def _grid(root: Path, model: str) -> Grid:
-    """The VAE's compression as its class computes it; the pipelines want 32 pixels at least."""
+    """The VAE's compression as its class computes it, of which pipelines want 32 at least."""
     config = _json(root / "vae" / "config.json", model)
     halvings = sum(config.get("spatio_temporal_scaling", (True, True, True)))
     pixels = config.get("spatial_compression_ratio") or config.get("patch_size", 4) * 2**halvings
     frames = config.get("temporal_compression_ratio") or config.get("patch_size_t", 1) * 2**halvings
-    return Grid(pixels=max(pixels, 32), frames=frames)
+    scheduler = _json(root / "scheduler" / "scheduler_config.json", model)
+    # stretching the sigmas to a terminal value divides by what one step leaves: zero
+    steps = 2 if scheduler.get("shift_terminal") else 1
+    return Grid(pixels=max(pixels, 32), frames=frames, steps=steps)
 
 
 def _version(root: Path) -> str:
