@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "loraloom"
 FLOORS = [
     {"errors"},
     {"core"},
-    {"formats"},
+    {"formats", "memory"},
     {"lora", "store"},
     {"models"},
     {"pipelines"},

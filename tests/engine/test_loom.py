@@ -66,7 +66,7 @@ def everywhere(loom: Loom, tmp_path_factory: pytest.TempPathFactory) -> str:
     draw = torch.Generator().manual_seed(2)
     state = {}
     for model in loom.models:
-        for site, layer in model.layers.items():
+        for site, layer in model.weights.layers.items():
             out, width = layer.weight.shape
             key = f"{model.component}.{site}"
             state[f"{key}.lora_A.weight"] = torch.randn(2, width, generator=draw) / width**0.5

@@ -283,11 +283,41 @@ def test_what_is_worn_can_be_taken_off_after_it_left_the_catalogue() -> None:
     model = LoraModel("transformer", module, catalogue)
     model.become(Applied.rows([mix(half=1)], fused=mix(all=1)))
     catalogue.clear()
-    model.become(Applied(fused=mix(all=0.5)))
+    model.become(Applied(fused=mix(all=1)))
     model.become(Applied())
     assert same_bits(bits(module), bits(tiny()))
     with pytest.raises(UnknownAdapterError, match="all@"):
         model.become(Applied(fused=mix(all=1)))
+
+
+def test_a_mix_worn_before_is_one_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, model = worn()
+    states = [Applied.rows([mix(all=1), mix(half=0.5)]), Applied.rows([mix(one=2)])]
+    first = []
+    for state in states:
+        model.become(state)
+        first.append((model.cell.live, module(inputs(2))))
+    import loraloom.lora.model as subject
+
+    monkeypatch.delattr(subject, "fold")
+    model.adapters = {}
+    for state, (live, output) in zip(states * 2, first * 2, strict=True):
+        model.become(state)
+        assert model.cell.live is live
+        assert torch.equal(module(inputs(2)), output)
+
+
+def test_folded_mixes_stay_within_their_budget() -> None:
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS, fold_budget=30_000)
+    want = {}
+    for strength in (1.0, 0.5, -1.0, 0.25, 1.0, 0.5):
+        for name in BY_NAME:
+            model.become(Applied.rows([mix(**{name: strength})]))
+            assert model.folds.nbytes <= 30_000
+            output = module(inputs(1))
+            assert torch.equal(output, want.setdefault((name, strength), output))
+    assert len(model.folds) > 1
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ def folder(tmp_path: Path) -> Path:
 def test_the_name_table_from_headers_is_that_of_the_loaded_modules(loom: Loom) -> None:
     table = find.name_table(loom.card)
     for model in loom.models:
-        layers = {site: tuple(layer.weight.shape) for site, layer in model.layers.items()}
+        layers = {site: tuple(layer.weight.shape) for site, layer in model.weights.layers.items()}
         assert dict(table.components[model.component]) == layers
-    assert all(isinstance(layer, nn.Linear) for layer in loom.models[0].layers.values())
+    assert all(isinstance(layer, nn.Linear) for layer in loom.models[0].weights.layers.values())
 
 
 def test_the_grid_is_the_vae_s(loom: Loom) -> None:

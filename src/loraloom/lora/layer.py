@@ -34,6 +34,10 @@ class Live:
     samples: int
     folded: Mapping[Site, Folded]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(folded.nbytes for folded in self.folded.values())
+
 
 BARE = Live(1, {})
 

@@ -10,18 +10,20 @@ from torch import nn
 from loraloom.core.algebra import Folded, fold, fused
 from loraloom.core.mix import Applied, Mix
 from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
+from loraloom.memory.cache import Cache
 
 from .layer import BARE, Cell, Live, install, uninstall
 from .plan import Plan, plan
+from .weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
 
     from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey, Component, Segment, Site
 
-    Adapters: TypeAlias = Mapping[AdapterKey, Adapter]
+FOLD_BUDGET = 256 * 2**20
+"""Bytes of folded mixes that a component keeps, so that wearing one again costs nothing."""
 
 
 class LoraModel:
@@ -30,43 +32,52 @@ class LoraModel:
     Args:
         component: the name that adapters call it by.
         module: any module; its ``nn.Linear`` layers are the sites.
-        adapters: where adapters are found by key; looked up again at every change.
+        adapters: where adapters are found by key when they are first worn.
+        fold_budget: bytes of folded mixes to keep.
 
     ``applied`` is the state; :meth:`become` is the only way to change it.
     """
 
     def __init__(
-        self, component: Component, module: nn.Module, adapters: Mapping[AdapterKey, Adapter]
+        self,
+        component: Component,
+        module: nn.Module,
+        adapters: Mapping[AdapterKey, Adapter],
+        *,
+        fold_budget: int = FOLD_BUDGET,
     ) -> None:
         self.component = component
         self.adapters = adapters
         self.applied = Applied()
-        self.worn: Mapping[AdapterKey, Adapter] = {}
         self.cell = Cell(module)
-        self.pristine: dict[Site, nn.Parameter] = {}
-        self.layers = {
-            site: install(layer, site, self.cell)
-            for site, layer in list(module.named_modules())
-            if isinstance(layer, nn.Linear)
-        }
+        self.weights = Weights(
+            {
+                site: install(layer, site, self.cell)
+                for site, layer in list(module.named_modules())
+                if isinstance(layer, nn.Linear)
+            }
+        )
+        self.coverage: dict[AdapterKey, frozenset[Site]] = {}
+        self.folds: Cache[tuple[Segment, ...], Live] = Cache(fold_budget)
 
     def become(self, want: Applied) -> Plan:
         """Reach ``want`` completely, or raise and be as before. Returns what was done.
 
         Fused weights are computed from the pristine ones, whatever is worn now, so equal states
-        have equal bytes.
+        have equal bytes. Live segments that were worn before are one assignment.
 
         Raises:
             UnknownAdapterError: a mix names an adapter that is not there.
             AdapterMismatchError: an adapter updates a site that the module lacks, or one of
                 another shape.
         """
-        wanted = {key: self._adapter(key) for key in sorted(_keys(want))}
-        step = plan(self.applied, want, self._coverage({**self.worn, **wanted}))
-        weights = {site: self._fused(site, mix, wanted) for site, mix in step.fuse.items()}
-        live = self.cell.live if step.live is None else self._live(step.live, wanted)
-        self._commit(weights, step.restore, live)
-        self.applied, self.worn = want, wanted
+        if want.fused != self.applied.fused:
+            self._cover(part.key for part in want.fused.parts)
+        step = plan(self.applied, want, self.coverage)
+        weights = {site: self._fused(site, mix) for site, mix in step.fuse.items()}
+        live = self.folds.get(want.live, lambda: self._live(want.live)) if want.live else BARE
+        self.weights.change(weights, step.restore)
+        self.cell.live, self.applied = live, want
         return step
 
     @contextmanager
@@ -83,81 +94,62 @@ class LoraModel:
         """Take everything off and leave the module as it was before."""
         self.become(Applied())
         self.cell.close()
-        for layer in self.layers.values():
+        for layer in self.weights.layers.values():
             uninstall(layer)
-        self.layers = {}
-
-    def weight(self, site: Site) -> nn.Parameter:
-        """The pristine weight ``[out, in]`` of a site, whatever is fused."""
-        return self.pristine[site] if site in self.pristine else self.layers[site].weight
 
     def check(self, adapter: Adapter) -> None:
-        """Whether every update of ``adapter`` for this component has a site that it fits.
+        """Return if every update of ``adapter`` for this component has a site that it fits.
 
         Raises:
             AdapterMismatchError: one has not.
         """
+        layers = self.weights.layers
         for site, update in adapter.sites(self.component).items():
             where = f"adapter {adapter.key.name!r} at {self.component}.{site}"
-            if site not in self.layers:
-                near = hint(closest(site, self.layers), self.layers)
+            if site not in layers:
+                near = hint(closest(site, layers), layers)
                 raise AdapterMismatchError(f"{where}: there is no such layer{near}")
-            shape = tuple(self.weight(site).shape)
+            shape = tuple(layers[site].weight.shape)
             if shape != update.shape:
                 got, wanted = "×".join(map(str, update.shape)), "×".join(map(str, shape))
                 raise AdapterMismatchError(f"{where} is {got}, the layer is {wanted}")
 
+    def _cover(self, keys: Iterable[AdapterKey]) -> None:
+        """Learn which sites adapters update. A key is a content: what fitted once fits."""
+        for key in keys:
+            if key not in self.coverage:
+                adapter = self._adapter(key)
+                self.check(adapter)
+                self.coverage[key] = frozenset(adapter.sites(self.component))
+
     def _adapter(self, key: AdapterKey) -> Adapter:
-        adapter = self.worn.get(key) or self.adapters.get(key)
+        adapter = self.adapters.get(key)
         if adapter is None:
             raise UnknownAdapterError(str(key), [str(known) for known in self.adapters])
-        self.check(adapter)
         return adapter
 
-    def _coverage(self, adapters: Adapters) -> dict[AdapterKey, frozenset[Site]]:
-        return {key: frozenset(each.sites(self.component)) for key, each in adapters.items()}
-
-    def _fused(self, site: Site, mix: Mix, adapters: Adapters) -> nn.Parameter:
-        weight = self.weight(site)
-        folded = self._fold(site, [mix], adapters)
+    def _fused(self, site: Site, mix: Mix) -> nn.Parameter:
+        weight = self.weights.pristine(site)
+        folded = self._fold(site, [mix])
         return nn.Parameter(fused(weight.detach(), folded), requires_grad=weight.requires_grad)
 
-    def _live(self, segments: Sequence[Segment], adapters: Adapters) -> Live:
+    def _live(self, segments: Sequence[Segment]) -> Live:
         mixes = [segment.mix for segment in segments for _ in range(segment.stop - segment.start)]
         keys = {part.key for mix in mixes for part in mix.parts}
-        sites = {site for key in keys for site in adapters[key].sites(self.component)}
+        self._cover(keys)
         folded = {}
-        for site in sorted(sites):
-            worn = self._fold(site, mixes, adapters)
+        for site in sorted(frozenset().union(*(self.coverage[key] for key in keys))):
+            worn = self._fold(site, mixes)
             worn = worn if len(mixes) > 1 else worn.absorbed()
-            folded[site] = worn.to(self.weight(site).dtype)
-        return Live(len(mixes), folded) if mixes else BARE
+            folded[site] = worn.to(self.weights.pristine(site).dtype)
+        return Live(len(mixes), folded)
 
-    def _fold(self, site: Site, mixes: Sequence[Mix], adapters: Adapters) -> Folded:
+    def _fold(self, site: Site, mixes: Sequence[Mix]) -> Folded:
         named = sorted({part.key for mix in mixes for part in mix.parts})
-        keys = [key for key in named if site in adapters[key].sites(self.component)]
-        updates = [adapters[key].sites(self.component)[site] for key in keys]
+        keys = [key for key in named if site in self.coverage[key]]
+        updates = [self._adapter(key).sites(self.component)[site] for key in keys]
         strengths = [[mix.strength(key) for key in keys] for mix in mixes]
-        return fold(updates, strengths, self.weight(site).device)
-
-    def _commit(
-        self, weights: Mapping[Site, nn.Parameter], restore: Iterable[Site], live: Live
-    ) -> None:
-        """Only assignments; what a failure leaves half done is undone."""
-        before = {site: self.layers[site].weight for site in {*weights, *restore}}
-        pristine, worn = dict(self.pristine), self.cell.live
-        try:
-            for site in restore:
-                self.layers[site].weight = self.pristine.pop(site)
-            for site, weight in weights.items():
-                self.pristine.setdefault(site, before[site])
-                self.layers[site].weight = weight
-            self.cell.live = live
-        except BaseException:
-            for site, weight in before.items():
-                self.layers[site].weight = weight
-            self.pristine, self.cell.live = pristine, worn
-            raise
+        return fold(updates, strengths, self.weights.pristine(site).device)
 
 
 @contextmanager
@@ -167,8 +159,3 @@ def wearing(models: Iterable[LoraModel], want: Applied) -> Iterator[None]:
         for model in models:
             stack.enter_context(model.wearing(want))
         yield
-
-
-def _keys(applied: Applied) -> set[AdapterKey]:
-    mixes = [applied.fused, *(segment.mix for segment in applied.live)]
-    return {part.key for mix in mixes for part in mix.parts}

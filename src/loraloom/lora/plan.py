@@ -30,13 +30,14 @@ class Plan:
 
 
 def plan(before: Applied, want: Applied, coverage: Mapping[AdapterKey, frozenset[Site]]) -> Plan:
-    """What turns ``before`` into ``want``.
+    """What turns ``before`` into ``want``; ``coverage`` is of the adapters that either fuses.
 
     A site is touched only if the part of the fused mix that covers *it* changes: adding an
     adapter of the cross-attention leaves the feed-forward weights alone.
     """
-    now = _by_site(before.fused, coverage)
-    then = _by_site(want.fused, coverage)
+    same = before.fused == want.fused
+    now = {} if same else _by_site(before.fused, coverage)
+    then = {} if same else _by_site(want.fused, coverage)
     return Plan(
         restore=frozenset(now.keys() - then.keys()),
         fuse={site: mix for site, mix in then.items() if now.get(site, NOTHING) != mix},
