@@ -310,7 +310,7 @@ def test_a_mix_worn_before_is_one_assignment(monkeypatch: pytest.MonkeyPatch) ->
 def test_folded_mixes_stay_within_their_budget() -> None:
     module = tiny()
     model = LoraModel("transformer", module, ADAPTERS, fold_budget=30_000)
-    want = {}
+    want: dict[tuple[str, float], torch.Tensor] = {}
     for strength in (1.0, 0.5, -1.0, 0.25, 1.0, 0.5):
         for name in BY_NAME:
             model.become(Applied.rows([mix(**{name: strength})]))
