@@ -19,8 +19,10 @@ class LowRank:
     """The difference ``scale · up @ down`` of one weight (LoRA, arXiv 2106.09685).
 
     Attributes:
-        down: ``[rank, in]``, "A" in PEFT.
-        up: ``[out, rank]``, "B" in PEFT.
+        down: ``[rank, in]``, "A" in PEFT; ``[rank, in, *kernel]`` of a convolution (LoCon);
+            ``[rank, width]`` of an embedding.
+        up: ``[out, rank]``, "B" in PEFT; ``[out, rank, 1, …]`` of a convolution;
+            ``[entries, rank]`` of an embedding.
         scale: alpha / rank, or alpha / √rank for rsLoRA (arXiv 2312.03732), folded by the reader.
     """
 
@@ -33,9 +35,9 @@ class LowRank:
         return self.down.shape[0]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """``(out, in)`` of the weight that this updates."""
-        return self.up.shape[0], self.down.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight that this updates: ``(out, in, *kernel)``."""
+        return self.up.shape[0], *self.down.shape[1:]
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -28,8 +28,8 @@ class Folded:
     """Updates of one weight, ranks side by side.
 
     Attributes:
-        down: ``[rank, in]``.
-        up: ``[out, rank]``.
+        down: ``[rank, in]``, with the kernel's axes behind it where the weight has them.
+        up: ``[out, rank]``, likewise with axes of length 1.
         scale: ``[rows, rank]``: strength × scale of every rank, for every row of a batch.
     """
 
@@ -43,7 +43,8 @@ class Folded:
 
     def absorbed(self) -> Folded:
         """The update of the first row alone, its scale multiplied into ``up``."""
-        return Folded(self.down, self.up * self.scale[0], torch.ones_like(self.scale[:1]))
+        scale = self.scale[0].reshape(-1, *[1] * (self.up.ndim - 2))
+        return Folded(self.down, self.up * scale, torch.ones_like(self.scale[:1]))
 
     def to(self, dtype: torch.dtype) -> Folded:
         """The factors in another type; the scales stay float32."""
@@ -66,12 +67,14 @@ def fold(
 
 
 def delta(folded: Folded, row: int = 0) -> Tensor:
-    """The difference ``[out, in]`` that one row wears, in float32."""
-    return (folded.up.float() * folded.scale[row].float()) @ folded.down.float()
+    """The difference ``[out, in, *kernel]`` that one row wears, in float32."""
+    up = folded.up.float().flatten(1) * folded.scale[row].float()
+    product = up @ folded.down.float().flatten(1)
+    return product.reshape(len(up), *folded.down.shape[1:])
 
 
 def fused(weight: Tensor, folded: Folded) -> Tensor:
-    """``weight + delta`` as a new tensor in the type of ``weight`` ``[out, in]``.
+    """``weight + delta`` as a new tensor in the type of ``weight`` ``[out, in, *kernel]``.
 
     Computed in float32 and rounded once: k roundings to bfloat16 have √k to k times the error.
     """
@@ -82,5 +85,6 @@ def reference(weight: Tensor, updates: Sequence[LowRank], strengths: Sequence[fl
     """The fused weight in float64: what the other functions are compared with."""
     total = weight.double()
     for update, strength in zip(updates, strengths, strict=True):
-        total = total + strength * update.scale * (update.up.double() @ update.down.double())
+        product = update.up.double().flatten(1) @ update.down.double().flatten(1)
+        total = total + strength * update.scale * product.reshape(weight.shape)
     return total

@@ -1,4 +1,4 @@
-"""A linear layer that looks up what it wears; it holds no state of any adapter.
+"""A layer that looks up what it wears; it holds no state of any adapter.
 
 All layers of a component share one :class:`Cell`. Changing what is worn replaces one reference in
 it, whatever the number of layers and adapters.
@@ -6,6 +6,7 @@ it, whatever the number of layers and adapters.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -73,29 +74,73 @@ def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 
 class LoraLayer(nn.Module):
-    """Mixed into the class of a linear layer: its own forward, then what its site wears."""
+    """Mixed into the class of a layer: its own forward, then what its site wears."""
 
     site: Site
     cell: Cell
     weight: nn.Parameter
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """``x`` is ``[rows, …, in]``, or flattened with the rows outermost; gives ``[…, out]``."""
+        """``x`` has the rows of the batch outermost, each as one entry or a run of them."""
         y: Tensor = super().forward(x, *args, **kwargs)
-        live = self.cell.live
-        folded = live.folded.get(self.site)
-        if folded is None:
-            return y
-        hidden = functional.linear(x.to(folded.down.dtype), folded.down)
-        if live.samples > 1:
-            hidden = (hidden * self._scale(folded, hidden)).to(hidden.dtype)
-        return y + functional.linear(hidden, folded.up).to(y.dtype)
+        folded = self.cell.live.folded.get(self.site)
+        return y if folded is None else y + self.difference(x, folded).to(y.dtype)
 
-    def _scale(self, folded: Folded, hidden: Tensor) -> Tensor:
-        """The scale of every rank for every row of ``hidden``, broadcast over its other axes."""
+    @abstractmethod
+    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+        """What ``folded`` adds to the output for ``x``."""
+
+    def scaled(self, hidden: Tensor, folded: Folded, axis: int) -> Tensor:
+        """``hidden`` with every rank, along ``axis``, times its scale in the entry's row."""
+        if self.cell.live.samples == 1:
+            return hidden  # the scale is in the factors
         times, run = spread(self.cell, hidden.shape[0], self.site)
         scale = folded.scale.repeat(times, 1).repeat_interleave(run, dim=0)
-        return scale.reshape(len(scale), *[1] * (hidden.ndim - 2), -1)
+        shape = [1] * hidden.ndim
+        shape[0], shape[axis] = scale.shape
+        return (hidden * scale.reshape(shape)).to(hidden.dtype)
+
+
+class LinearSite(LoraLayer):
+    """``x`` is ``[rows, …, in]``."""
+
+    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+        hidden = functional.linear(x.to(folded.down.dtype), folded.down)
+        return functional.linear(self.scaled(hidden, folded, -1), folded.up)
+
+
+class ConvSite(LoraLayer):
+    """``x`` is ``[rows, in, *space]``; stride, padding and dilation are the layer's own."""
+
+    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+        conv = cast("nn.Conv2d", self)
+        hidden = conv._conv_forward(x.to(folded.down.dtype), folded.down, None)
+        one_by_one = (functional.conv1d, functional.conv2d, functional.conv3d)[folded.up.ndim - 3]
+        return one_by_one(self.scaled(hidden, folded, 1), folded.up)
+
+
+class EmbeddingSite(LoraLayer):
+    """``x`` is ``[rows, …]`` of indices; ``up`` holds an entry's ranks, ``down`` their vectors."""
+
+    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+        hidden = functional.embedding(x, folded.up)
+        return self.scaled(hidden, folded, -1) @ folded.down
+
+
+KINDS: tuple[tuple[type[nn.Module], type[LoraLayer]], ...] = (
+    (nn.Linear, LinearSite),
+    (nn.Conv1d, ConvSite),
+    (nn.Conv2d, ConvSite),
+    (nn.Conv3d, ConvSite),
+    (nn.Embedding, EmbeddingSite),
+)
+"""Layers that can wear adapters, and how a difference of their weight reaches their output."""
+
+
+def adaptable(module: nn.Module) -> bool:
+    """Whether a layer of the module's class can wear adapters; grouped convolutions cannot."""
+    ungrouped = getattr(module, "groups", 1) == 1
+    return ungrouped and any(isinstance(module, kind) for kind, _ in KINDS)
 
 
 def spread(cell: Cell, entries: int, site: Site) -> tuple[int, int]:
@@ -120,11 +165,12 @@ def spread(cell: Cell, entries: int, site: Site) -> tuple[int, int]:
 @cache
 def worn_class(kind: type[Any]) -> type[LoraLayer]:
     """The class of layers of ``kind`` that look up what they wear."""
-    return cast("type[LoraLayer]", type(f"Lora{kind.__name__}", (LoraLayer, kind), {}))
+    how = next(site for known, site in KINDS if issubclass(kind, known))
+    return cast("type[LoraLayer]", type(f"Lora{kind.__name__}", (how, kind), {}))
 
 
 def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
-    """Make a linear layer look up what it wears; parameters, names and identity stay.
+    """Make a layer look up what it wears; parameters, names and identity stay.
 
     Raises:
         AdapterMismatchError: something replaced the layer's own ``forward``, so that the lookup
@@ -142,9 +188,7 @@ def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
     return layer
 
 
-def uninstall(layer: LoraLayer) -> nn.Module:
+def uninstall(layer: LoraLayer) -> None:
     """The layer as it was before :func:`install`."""
-    module: nn.Module = layer
     del layer.site, layer.cell
-    module.__class__ = type(layer).__mro__[2]
-    return module
+    layer.__class__ = type(layer).__bases__[1]

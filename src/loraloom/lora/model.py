@@ -12,7 +12,7 @@ from loraloom.core.mix import Applied, Mix
 from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
 from loraloom.memory.cache import Cache
 
-from .layer import BARE, Cell, Live, install, uninstall
+from .layer import BARE, Cell, Live, adaptable, install, uninstall
 from .plan import Plan, plan
 from .weights import Weights
 
@@ -31,7 +31,7 @@ class LoraModel:
 
     Args:
         component: the name that adapters call it by.
-        module: any module; its ``nn.Linear`` layers are the sites.
+        module: any module; its linear, convolution and embedding layers are the sites.
         adapters: where adapters are found by key when they are first worn.
         fold_budget: bytes of folded mixes to keep.
 
@@ -54,7 +54,7 @@ class LoraModel:
             {
                 site: install(layer, site, self.cell)
                 for site, layer in list(module.named_modules())
-                if isinstance(layer, nn.Linear)
+                if adaptable(layer)
             }
         )
         self.coverage: dict[AdapterKey, frozenset[Site]] = {}

@@ -26,7 +26,7 @@ class Weights:
         self.replaced: Mapping[Site, nn.Parameter] = {}
 
     def pristine(self, site: Site) -> nn.Parameter:
-        """The weight ``[out, in]`` that the model was loaded with."""
+        """The weight ``[out, in, *kernel]`` that the model was loaded with."""
         return self.replaced[site] if site in self.replaced else self.layers[site].weight
 
     def change(self, fused: Mapping[Site, nn.Parameter], restore: Iterable[Site]) -> None:
