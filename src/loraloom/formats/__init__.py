@@ -1,0 +1,1 @@
+"""How adapter files spell factors and scales; how layers are named is an argument."""

@@ -1,0 +1,38 @@
+"""JSON objects read strictly: an object at the top and no key twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import NoReturn
+
+
+def parse_object(raw: bytes | str) -> dict[str, object]:
+    """The object that ``raw`` spells.
+
+    Raises:
+        ValueError: what is wrong, fit to follow a colon.
+    """
+    try:
+        value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON of {type(value).__name__}, want an object")  # noqa: TRY004 - a value
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        name, times = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {name!r} appears {times} times")
+    return unique
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
