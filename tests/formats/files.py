@@ -32,7 +32,7 @@ AB = ("lora_A.weight", "lora_B.weight")
 
 
 def factors(
-    prefix: str = "", *, sites: Mapping[str, tuple[int, int]] = SITES, rank: int = 2
+    prefix: str = "", *, sites: Mapping[str, tuple[int, ...]] = SITES, rank: int = 2
 ) -> dict[str, Tensor]:
     """Random ``lora_A`` and ``lora_B`` for every site, the same in every call."""
     generator = torch.Generator().manual_seed(0)

@@ -193,7 +193,9 @@ def test_factors_of_rank_zero_are_refused(tmp_path: Path) -> None:
 
 def test_factors_that_are_no_matrices_or_no_floats_are_refused(tmp_path: Path) -> None:
     conv = {**factors(), A: torch.ones(2, 8, 1, 1), B: torch.ones(8, 2, 1, 1)}
-    refused(write(tmp_path, conv), "not supported yet", "[2, 8, 1, 1]", partial=ALL - 1)
+    refused(write(tmp_path, conv), "up is 8x2x1x1 and down 2x8x1x1", partial=ALL - 1)
+    flat = {**factors(), A: torch.ones(16)}
+    refused(write(tmp_path, flat), "no matrices", "[16]", partial=ALL - 1)
     whole = {**factors(), A: torch.ones(2, 8, dtype=torch.int8)}
     refused(write(tmp_path, whole), "float", "I8", partial=ALL - 1)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Site: TypeAlias = str
 """One adaptable layer of a component, spelled as ``named_modules()`` spells it."""
 
+Shape: TypeAlias = tuple[int, ...]
+"""Of a weight: ``(out, in)``, with the axes of a kernel behind where it has them."""
+
 Component: TypeAlias = str
 """One module of a model that can wear adapters, e.g. ``transformer``."""
 

@@ -12,7 +12,7 @@ from loraloom.errors import closest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loraloom.core.mix import Component, Site
+    from loraloom.core.mix import Component, Shape, Site
 
 WRAPPED = "base_model.model."
 """What PEFT writes before the path of every layer."""
@@ -31,12 +31,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NameTable:
-    """The layers of a model: ``(out, in)`` of each weight, by component and site.
+    """The layers of a model: the shape of each weight, by component and site.
 
     A path without the name of a component belongs to ``default``.
     """
 
-    components: Mapping[Component, Mapping[Site, tuple[int, int]]]
+    components: Mapping[Component, Mapping[Site, Shape]]
     default: Component
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class NameTable:
         known = dot and component in self.components
         return Place(component, rest.removeprefix(WRAPPED)) if known else None
 
-    def shape(self, place: Place) -> tuple[int, int]:
-        """``(out, in)`` of the weight at ``place``."""
+    def shape(self, place: Place) -> Shape:
+        """Of the weight at ``place``."""
         return self.components[place.component][place.site]
 
     def near(self, path: str) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from .unsupported import unsupported
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from loraloom.core.mix import Shape
+
     from .header import Header
     from .names import NameTable, Place
     from .source import Source
@@ -174,23 +176,35 @@ def _incomplete(group: Group) -> str | None:
     return None
 
 
-def _fit(group: Group, place: Place, layer: tuple[int, int], header: Header) -> Pair | Refusal:
-    """``layer`` is the shape ``(out, in)`` of the weight at ``place``."""
+def _fit(group: Group, place: Place, layer: Shape, header: Header) -> Pair | Refusal:
+    """``layer`` is the shape ``(out, in, *kernel)`` of the weight at ``place``."""
     down, up = (header.tensors[group.of(role)[0]] for role in ROLES)
     if not {down.dtype, up.dtype} <= set(FLOATS):
         got = f"down is {down.dtype}, up is {up.dtype}, want {', '.join(FLOATS)}"
         return Refusal(group, "factors of no known float type", got)
-    if len(down.shape) != 2 or len(up.shape) != 2:
-        got = f"down is {list(down.shape)}, up is {list(up.shape)}, want two dimensions each"
-        return Refusal(group, "not supported yet: factors that are no matrices", got)
-    (rank, wide), (high, inner) = down.shape, up.shape
-    if rank != inner or rank == 0 or (high, wide) != layer:
+    if min(len(down.shape), len(up.shape)) < 2:
+        got = f"down is {list(down.shape)}, up is {list(up.shape)}, want two dimensions or more"
+        return Refusal(group, "factors that are no matrices", got)
+    rank, *inside = down.shape
+    outside, inner, *ones = up.shape
+    pointwise = len(ones) == len(inside) - 1 and set(ones) <= {1}
+    if rank != inner or rank == 0 or not pointwise or (outside, *inside) != layer:
         got = (
-            f"up is {high}x{inner} and down {rank}x{wide}, "
-            f"the layer '{place}' is {layer[0]}x{layer[1]} (out x in)"
+            f"up is {spelled(up.shape)} and down {spelled(down.shape)}, "
+            f"the layer '{place}' is {spelled(layer)} ({axes(layer)})"
         )
         return Refusal(group, "does not fit its layer", got)
     return Pair(group, place, rank)
+
+
+def spelled(shape: Shape) -> str:
+    """``8x4``."""
+    return "x".join(map(str, shape))
+
+
+def axes(shape: Shape) -> str:
+    """What the axes of a weight are."""
+    return "out x in" if len(shape) == 2 else "out x in x kernel"
 
 
 def _once(verdicts: Sequence[Pair | Refusal], names: NameTable) -> Iterable[Pair | Refusal]:

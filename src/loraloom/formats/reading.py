@@ -11,6 +11,8 @@ from .names import WRAPPED
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from loraloom.core.mix import Component, Shape, Site
+
     from .names import NameTable, Place
     from .source import Source
 
@@ -143,5 +145,5 @@ def span(values: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _default_first(names: NameTable) -> list[tuple[str, Mapping[str, tuple[int, int]]]]:
+def _default_first(names: NameTable) -> list[tuple[Component, Mapping[Site, Shape]]]:
     return sorted(names.components.items(), key=lambda item: item[0] != names.default)

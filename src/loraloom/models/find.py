@@ -22,7 +22,7 @@ from .ltx2 import LTX2
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loraloom.core.mix import Component, Site
+    from loraloom.core.mix import Shape, Site
 
 FAMILIES = (LTX2,)
 BUNDLED = {"mini": Path(__file__).parent / "mini" / "weights"}
@@ -142,18 +142,18 @@ def _version(root: Path) -> str:
     return sha.hexdigest()
 
 
-def _sites(folder: Path, model: str) -> dict[Site, tuple[int, int]]:
-    """Every two-dimensional ``weight`` in the checkpoints of one component."""
+def _sites(folder: Path, model: str) -> dict[Site, Shape]:
+    """Every ``weight`` of two axes or more in the checkpoints of one component."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"model {model!r} has no *.safetensors in {folder}")
-    sites: dict[Component, tuple[int, int]] = {}
+    sites: dict[Site, Shape] = {}
     for file in files:
         try:
             tensors = read_header(file).tensors
         except AdapterFileError as error:
             raise ModelError(f"model {model!r}: {error}") from error
         for key, info in tensors.items():
-            if key.endswith(".weight") and len(info.shape) == 2:
-                sites[key.removesuffix(".weight")] = (info.shape[0], info.shape[1])
+            if key.endswith(".weight") and len(info.shape) >= 2:
+                sites[key.removesuffix(".weight")] = info.shape
     return sites
