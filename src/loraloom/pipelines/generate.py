@@ -31,6 +31,7 @@ def latents(pipe: Any, card: Card, requests: Sequence[Request], progress: Progre
     extra: dict[str, Any] = {}
     if conditioned:
         pipe = ConditionedPipeline(**pipe.components)
+        pipe.set_progress_bar_config(disable=True)  # as the pipe that it is made of
         extra["conditions"] = [
             [as_diffusers(each, canvas.frames, card.grid.frames) for each in request.conditions]
             for request in requests

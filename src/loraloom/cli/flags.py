@@ -1,0 +1,74 @@
+"""The options of ``loraloom generate``: their types, their spelling, their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from loraloom.core.request import Policy
+
+MODEL = "mini"
+"""The model that comes with the package."""
+
+Prompts: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT...", help="What to show; several make one batch."),
+]
+Output: TypeAlias = Annotated[
+    Path, typer.Option("-o", "--output", help="The .png, .webp or .mp4 file to write.")
+]
+Loras: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="NAME[=PATH][:STRENGTH]",
+        help="Wear this adapter; with a path, add its file first. Repeat to mix.",
+    ),
+]
+Seed: TypeAlias = Annotated[
+    int | None,
+    typer.Option(help="Of the first prompt; the next have the next.", show_default="0"),
+]
+SizeText: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="WIDTHxHEIGHT", help="In pixels.", show_default="the model's"),
+]
+Frames: TypeAlias = Annotated[
+    int | None, typer.Option(help="Length of a video.", show_default="the model's")
+]
+Steps: TypeAlias = Annotated[
+    int | None, typer.Option(help="Denoising steps.", show_default="the model's")
+]
+Guidance: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Scale of classifier-free guidance; 1 is none.", show_default="the model's"),
+]
+Negative: TypeAlias = Annotated[str | None, typer.Option(help="What not to show.")]
+Images: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image", metavar="FILE", help="First image of a video; given again, the last one."
+    ),
+]
+Model: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="A bundled name, a folder or a hub id.", show_default=MODEL),
+]
+Worn: TypeAlias = Annotated[
+    Policy | None,
+    typer.Option(
+        "--policy", help="Wear adapters beside the weights or in them.", show_default="live"
+    ),
+]
+Alpha: TypeAlias = Annotated[
+    float | None, typer.Option(help="Alpha of added files that do not give their own.")
+]
+AllowPartial: TypeAlias = Annotated[
+    bool, typer.Option("--allow-partial", help="Accept added files that fit only in part.")
+]
+Like: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Make this file again, but for the options that are given."),
+]

@@ -1,0 +1,200 @@
+"""``loraloom generate``: prompts to a picture or video file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from loraloom.core.provenance import Provenance
+from loraloom.errors import (
+    DigestMismatchError,
+    InvalidRequestError,
+    ModelError,
+    UnknownAdapterError,
+)
+from loraloom.formats.read import survey
+from loraloom.models import find
+from loraloom.pipelines import media
+
+from . import flags
+from .console import counting, note
+from .loading import load
+from .options import parse_size, parse_wishes, targets
+from .order import Look, Order, canvas_of, check, policy_of, requests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from loraloom.core.request import Policy, Request
+    from loraloom.engine.loom import Loom, Result
+    from loraloom.models.card import Card
+
+
+def generate(  # noqa: PLR0913 - a command's options are its parameters
+    prompts: flags.Prompts = None,
+    *,
+    output: flags.Output,
+    lora: flags.Loras = None,
+    seed: flags.Seed = None,
+    size: flags.SizeText = None,
+    frames: flags.Frames = None,
+    steps: flags.Steps = None,
+    guidance: flags.Guidance = None,
+    negative: flags.Negative = None,
+    image: flags.Images = None,
+    model: flags.Model = None,
+    policy: flags.Worn = None,
+    alpha: flags.Alpha = None,
+    allow_partial: flags.AllowPartial = False,
+    like: flags.Like = None,
+) -> None:
+    """Make pictures or videos, wearing adapters.
+
+    A .png or .webp is a picture, an .mp4 a video; several prompts write NAME-1, NAME-2 and so on.
+    """
+    order = Order(
+        prompts=tuple(prompts or ()),
+        wishes=parse_wishes(lora or ()),
+        look=Look(seed, negative, parse_size(size) if size else None, frames, steps, guidance),
+        kind=media.kind_of(output),
+        images=tuple(media.load_image(path) for path in image or ()),
+        like=media.read_provenance(like) if like else None,
+    )
+    carry_out(order, How(output, model, policy, alpha, allow_partial))
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """The options that are not about a picture but about where it goes and who makes it."""
+
+    output: Path
+    model: str | None
+    policy: Policy | None
+    alpha: float | None
+    allow_partial: bool
+
+
+def carry_out(order: Order, how: How) -> None:
+    """Make what is ordered. Whatever can be refused is refused before torch is imported."""
+    check(order, how.output)
+    paths = targets(how.output, len(order.all_prompts))
+    for path in paths:
+        media.check_target(path, order.kind)
+    if (how.alpha is not None or how.allow_partial) and not any(w.path for w in order.wishes):
+        raise InvalidRequestError("--alpha and --allow-partial are for files, --lora NAME=PATH")
+    card = find.card(how.model or (order.like.model if order.like else flags.MODEL))
+    _check_card(order, card, how)
+    _note_changes(order)
+    asked = requests(order, card.defaults)
+    card.check(canvas_of(order, card.defaults))
+    _check_files(order, how, card)
+    loom = _load(order, how, card)
+    started = time.perf_counter()
+    results = _make(loom, asked, order, how)
+    seconds = time.perf_counter() - started
+    for path, result in zip(paths, results, strict=True):
+        _save(path, result, card)
+        _tell(path, result)
+    typer.echo(f"made in {seconds:.1f} s")
+
+
+def _check_card(order: Order, card: Card, how: How) -> None:
+    """Return if every adapter comes with the model, or from a file.
+
+    Raises:
+        ModelError: the remade file is of another version of the model, and none was chosen.
+        UnknownAdapterError: an adapter is neither.
+        InvalidRequestError: the remade file wore one that is neither.
+    """
+    like = order.like
+    if like and how.model is None and like.model_version != card.version:
+        raise ModelError(
+            f"model {card.name!r} is version {card.version[:12]}, the file was made with "
+            f"{like.model_version[:12]}; give --model to use it all the same"
+        )
+    known = {*card.adapters, *(wish.name for wish in order.wishes if wish.path)}
+    for worn in order.kept:
+        if worn.name not in known:
+            raise InvalidRequestError(
+                f"the file wore {worn}, which does not come with model {card.name!r}; "
+                f"give it with --lora {worn.name}=PATH"
+            )
+    before = {worn.name for worn in like.worn} if like else set()
+    for wish in order.wishes:
+        if wish.name not in known | before:
+            raise UnknownAdapterError(wish.name, known)
+
+
+def _note_changes(order: Order) -> None:
+    """Say what keeps the file from being made again bit for bit, where that is no error."""
+    if order.like is None:
+        return
+    pairs = zip(order.images, order.like.asked.images, strict=False)
+    if any(media.digest_of_image(image) != shown.digest for image, shown in pairs):
+        note("an image of --image is not the one that the file was made from")
+    if order.like.versions != (here := media.versions()):
+        note(f"the file was made with {order.like.versions}, this is {here}; bits may differ")
+
+
+def _check_files(order: Order, how: How, card: Card) -> None:
+    """Return if the files of ``--lora NAME=PATH`` fit the model, as far as their headers say."""
+    files = [wish.path for wish in order.wishes if wish.path]
+    names = find.name_table(card) if files else None
+    for file in files:
+        assert names
+        survey(file, names, alpha=how.alpha, allow_partial=how.allow_partial)
+
+
+def _load(order: Order, how: How, card: Card) -> Loom:
+    """The model with its own adapters and those of ``--lora NAME=PATH``.
+
+    Raises:
+        DigestMismatchError: an adapter of the remade file has other content here.
+    """
+    loom = load(card.name)
+    for wish in order.wishes:
+        if wish.path:
+            loom.adapters.add(
+                wish.name, wish.path, alpha=how.alpha, allow_partial=how.allow_partial
+            )
+    for worn in order.kept:
+        digest = loom.adapters.get(worn.name).key.digest
+        if digest != worn.digest:
+            raise DigestMismatchError(
+                f"adapter {worn.name!r} has digest {digest}, the file was made with {worn.digest}"
+            )
+    return loom
+
+
+def _make(loom: Loom, asked: Sequence[Request], order: Order, how: How) -> Sequence[Result]:
+    make = loom.videos if order.kind == "video" else loom.images
+    with counting(order.kind) as progress:
+        return make(asked, policy=policy_of(how.policy, order.like), progress=progress)
+
+
+def _save(path: Path, result: Result, card: Card) -> None:
+    asked = media.asked_of(result.request)
+    provenance = Provenance(
+        model=card.name,
+        model_version=card.version,
+        asked=asked,
+        worn=result.worn,
+        policy=result.policy,
+        versions=media.versions(),
+    )
+    if len(result.frames) > 1:
+        media.save_video(result.frames, path, asked.canvas.rate, provenance)
+    else:
+        media.save_image(result.frames[0], path, provenance)
+
+
+def _tell(path: Path, result: Result) -> None:
+    typer.echo(f"{path}  seed {result.request.seed}")
+    for worn in result.worn:
+        typer.echo(f"  wears {worn} ({result.policy})")
+    if not result.worn:
+        typer.echo("  wears nothing")
