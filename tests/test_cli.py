@@ -272,7 +272,7 @@ def folder(tmp_path: Path) -> Path:
         ("PROMPT -o out/a.png --steps many", "Invalid value for '--steps'"),
         ("PROMPT -o out/a.png --steps 0", "the number of steps is 0"),
         ("PROMPT -o out/a.png --seed -1", "the seed is -1"),
-        ("PROMPT -o out/a.png --guidance nan", "the guidance is nan"),
+        ("PROMPT -o out/a.png --guidance nan", "guidance is nan"),
         ("PROMPT -o out/a.png --colour red", "No such option: --colour"),
         ("--like plain.png -o out/a.png", "plain.png does not say how it was made"),
         ("--like image.png -o out/a.png", "image.png cannot be read"),

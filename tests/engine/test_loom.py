@@ -166,7 +166,7 @@ def test_a_first_image_is_the_first_frame(loom: Loom) -> None:
         ({"canvas": Canvas(64, 64, frames=9)}, "frames is 9, a picture wants 1"),
         ({"canvas": Canvas(64, 64, rate=0)}, "the frame rate is 0"),
         ({"sampling": Sampling(1, 3.0)}, "number of steps is 1, want 2"),
-        ({"sampling": Sampling(2, float("nan"))}, "the guidance is nan"),
+        ({"sampling": Sampling(2, float("nan"))}, "guidance is nan"),
         ({"loras": (Lora("neom"),)}, r"'neom' is not known; did you mean 'neon'"),
         ({"loras": (Lora("neon", float("inf")),)}, "is inf, want a finite number"),
         ({"loras": (Lora("neon"), Lora("neon", 0.5))}, "'neon' is named 2 times"),

@@ -178,7 +178,7 @@ class Loom:
         canvas = request.canvas or defaults.picture
         sampling = request.sampling or defaults.sampling
         self.card.check(canvas)
-        finite(sampling.guidance, "the guidance")
+        finite(sampling.guidance, "classifier-free guidance")
         least = self.card.grid.steps
         if sampling.steps < least:
             raise InvalidRequestError(f"the number of steps is {sampling.steps}, want {least} up")
