@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from loraloom import Loom, Lora, Request
 from loraloom.core.mix import Applied, Mix, Part
+from loraloom.models.ltx2 import CLASSIFIER_FREE
 
 from .measure import Row, compare, report
 
@@ -63,7 +64,7 @@ class Peer:
             generator=[torch.Generator().manual_seed(first_seed + i) for i in range(count)],
             max_sequence_length=self.pipe.tokenizer.model_max_length,
             output_type="latent",
-            **self.loom.card.family.options,
+            **CLASSIFIER_FREE,
         )
 
 

@@ -21,6 +21,7 @@ from loraloom.cli import app, demo, generate
 from loraloom.cli.options import Wish, parse_wish
 from loraloom.cli.showcase import PICTURES, VIDEO, Shelf
 from loraloom.core.request import Lora
+from loraloom.core.schedule import Curve
 from loraloom.errors import InvalidStrengthError
 from loraloom.models import find
 from loraloom.pipelines import media
@@ -317,6 +318,9 @@ def test_what_follows_the_last_colon_is_a_strength_unless_it_is_a_path(tmp_path:
     assert parse_wish("a") == Wish("a")
     assert parse_wish("a:-.5") == Wish("a", strength=-0.5)
     assert parse_wish("a: 2 ") == Wish("a", strength=2.0)
+    assert parse_wish("a:2@0.2-0.7") == Wish("a", strength=2.0, curve=Curve.window(0.2, 0.7))
+    assert parse_wish("a@0-1~.5") == Wish("a", curve=Curve.window(0, 1, 0.5))
+    assert parse_wish(f"a={path}@0-.5") == Wish("a", path, curve=Curve.window(0, 0.5))
     assert parse_wish(f"a={path}") == Wish("a", path)
     assert parse_wish(f"a={path}:2") == Wish("a", path, 2.0)
     assert parse_wish(f"a={tmp_path}:1e-3") == Wish("a", tmp_path, 0.001)

@@ -25,6 +25,14 @@ class InvalidMixError(InvalidRequestError):
     """A mix that names one adapter twice."""
 
 
+class InvalidScheduleError(InvalidRequestError):
+    """A curve of strength whose knots are not in order, or a pattern that is none."""
+
+
+class RecordError(LoraloomError):
+    """A JSON value that is not the record it should be."""
+
+
 class UnknownAdapterError(LoraloomError):
     """A name or key that the catalogue does not hold; ``close`` are similar names."""
 

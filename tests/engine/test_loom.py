@@ -17,11 +17,8 @@ from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
 if TYPE_CHECKING:
     from pathlib import Path
 
-PICTURE = Request(
-    "a large red circle on a plain blue background",
-    canvas=Canvas(64, 64),
-    sampling=Sampling(steps=2, guidance=3.0),
-)
+CANVAS, SAMPLING = Canvas(64, 64), Sampling(steps=2, guidance=3.0)
+PICTURE = Request("a large red circle on a plain blue background", canvas=CANVAS, sampling=SAMPLING)
 VIDEO = replace(PICTURE, canvas=Canvas(64, 64, frames=9, rate=16.0))
 
 
@@ -164,13 +161,16 @@ def test_a_first_image_is_the_first_frame(loom: Loom) -> None:
         ({"canvas": Canvas(100, 64)}, r"width is 100, .* multiple of 32, e.g. 96"),
         ({"canvas": Canvas(64, 0)}, r"height is 0, .* e.g. 32"),
         ({"canvas": Canvas(64, 64, frames=9)}, "frames is 9, a picture wants 1"),
-        ({"canvas": Canvas(64, 64, rate=0)}, "the frame rate is 0"),
-        ({"sampling": Sampling(1, 3.0)}, "number of steps is 1, want 2"),
+        ({"canvas": Canvas(64, 64, rate=0)}, "request 2 of 2: the frame rate is 0, want 1 to 60"),
+        ({"canvas": Canvas(64.0, 64)}, "a size is 64.0"),  # type: ignore[arg-type]
+        ({"sampling": Sampling(2.5, 3.0)}, "steps is 2.5"),  # type: ignore[arg-type]
+        ({"loras": (Lora("neon", 1e39),)}, r"strength times scale is 1e\+39, beyond"),
+        ({"sampling": Sampling(1, 3.0)}, "number of steps is 1, want a whole number from 2"),
         ({"sampling": Sampling(2, float("nan"))}, "guidance is nan"),
         ({"loras": (Lora("neom"),)}, r"'neom' is not known; did you mean 'neon'"),
         ({"loras": (Lora("neon", float("inf")),)}, "is inf, want a finite number"),
         ({"loras": (Lora("neon"), Lora("neon", 0.5))}, "'neon' is named 2 times"),
-        ({"conditions": (shown("red", 1),)}, "at frame 1 of 1"),
+        ({"conditions": (shown("red", 1),)}, "at frame 1, the 1 frames are 0 to 0"),
     ],
 )
 def test_bad_requests_are_refused_with_a_sentence(
@@ -185,6 +185,27 @@ def test_lengths_that_the_vae_cannot_make_are_refused(loom: Loom) -> None:
         loom.videos([replace(VIDEO, canvas=Canvas(64, 64, frames=7))])
     with pytest.raises(LoraloomError, match="frames is 1, a video wants several"):
         loom.videos([PICTURE])
+
+
+def test_a_policy_that_is_none_is_refused(loom: Loom) -> None:
+    with pytest.raises(InvalidRequestError, match="policy is 'Live', want live or fused"):
+        loom.images([PICTURE], policy="Live")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [1, 50, 60])
+def test_any_rate_that_is_allowed_runs(rate: float, loom: Loom) -> None:
+    loom.latents([replace(PICTURE, canvas=Canvas(64, 64, 1, rate))])
+    loom.latents([replace(PICTURE, canvas=Canvas(64, 64, 5, rate))])
+
+
+def test_a_result_tells_of_the_adapter_it_began_with(loom: Loom, tmp_path: Path) -> None:
+    began = loom.adapters.add("renamed", loom.card.adapters["neon"]).key.digest
+
+    def rename(_done: int, _of: int) -> None:
+        loom.adapters.add("renamed", loom.card.adapters["sketch"])
+
+    worn = replace(PICTURE, loras=(Lora("renamed"),))
+    assert loom.images([worn], progress=rename)[0].worn[0].digest == began
 
 
 def test_an_empty_list_is_refused(loom: Loom) -> None:

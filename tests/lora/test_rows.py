@@ -90,3 +90,54 @@ def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
     object.__setattr__(module.time, "forward", lambda x: x)
     with pytest.raises(AdapterMismatchError, match="the forward of time"):
         LoraModel("transformer", module, ADAPTERS)
+
+
+def model_of(module: nn.Module, site: str) -> tuple[LoraModel, Mix]:
+    """``module`` with an adapter of ones on one site."""
+    out, width = module.get_submodule(site).get_parameter("weight").shape
+    update = LowRank(torch.ones(1, width), torch.ones(out, 1), 1.0)
+    adapter = Adapter.make("ones", {"transformer": {site: update}})
+    model = LoraModel("transformer", module, {adapter.key: adapter})
+    return model, Mix.of([Part(adapter.key, 1.0)])
+
+
+def test_a_layer_called_around_its_component_is_not_told_rows_of_an_earlier_pass() -> None:
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS)
+    x = torch.randn(6, 4, 16)
+    with model.wearing(Applied.rows(THREE)):
+        module(x[:3])
+        with pytest.raises(RowsError, match="a pass of 0 rows"):
+            module.time(x)  # two passes of guidance would look like runs of two entries
+        with pytest.raises(RowsError, match="4 rows"):
+            module(x[:4])
+        with pytest.raises(RowsError, match="a pass of 0 rows"):
+            module.time(x)
+
+
+@pytest.mark.parametrize("positions", [1, 4, 6])
+def test_an_embedding_that_is_looked_up_once_for_all_rows_is_refused(positions: int) -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Embedding(8, 16)
+
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.position(torch.arange(positions))
+            return hidden_states + out.mean(0)
+
+    module = Placed()
+    model, wears = model_of(module, "position")
+    with model.wearing(Applied.rows([wears, NOTHING])), pytest.raises(RowsError, match="one of"):
+        module(torch.randn(2, 3, 16))
+    with model.wearing(Applied.rows([wears, wears])):
+        assert module(torch.randn(2, 3, 16)).shape == (2, 3, 16)
+
+
+def test_a_layer_whose_weight_is_read_without_calling_it_is_no_site() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2)
+
+    assert LoraModel("transformer", Pooled(), {}).weights.layers == {}

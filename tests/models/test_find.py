@@ -10,12 +10,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from loraloom import Canvas, Loom
-from loraloom.core.request import Sampling
+from loraloom import Canvas, Loom, Request, Sampling
 from loraloom.errors import InvalidRequestError, ModelError
 from loraloom.models import find
+from loraloom.models.ltx2 import CLASSIFIER_FREE, options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +47,70 @@ def test_a_folder_without_recommendations_gets_those_of_its_family(folder: Path)
     card = find.card(str(folder))
     assert card.defaults.picture == Canvas(768, 512)
     assert card.defaults.sampling == Sampling(30, 3.0)
-    assert card.family.options == {}
+    assert options(card.defaults.guidance, 3.0) == {}
+    assert options(card.defaults.guidance, 1.0) == CLASSIFIER_FREE
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"picture": {}}', r"loraloom.json has no field"),
+        ("[]", "holds no JSON object"),
+        (None, r"has an unknown field 'wide'"),
+    ],
+)
+def test_recommendations_that_are_none_are_refused(
+    text: str | None, says: str, folder: Path
+) -> None:
+    path = folder / "loraloom.json"
+    path.write_text(text or path.read_text().replace("{", '{"wide": 1,', 1))
+    with pytest.raises(ModelError, match=says):
+        find.card(str(folder))
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "vocoder"])
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(part: str, folder: Path) -> None:
+    (path,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(path)
+    weights = (key for key, value in tensors.items() if key.endswith("weight") and value.ndim > 1)
+    name = next(weights)
+    del tensors[name]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"{part} of model|cannot be loaded"):
+        Loom.load(str(folder))
+
+
+def test_a_truncated_text_encoder_is_refused(folder: Path) -> None:
+    (path,) = (folder / "text_encoder").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Loom.load(str(folder))
+
+
+def test_shards_are_followed_and_variants_left_alone(folder: Path) -> None:
+    table = find.name_table(find.card(str(folder)))
+    transformer = folder / "transformer"
+    (path,) = transformer.glob("*.safetensors")
+    tensors = load_file(path)
+    shards: dict[str, dict[str, torch.Tensor]] = {"a.safetensors": {}, "b.safetensors": {}}
+    for number, (key, value) in enumerate(tensors.items()):
+        shards["ab"[number % 2] + ".safetensors"][key] = value
+    for name, part in shards.items():
+        save_file(part, transformer / name)
+    places = {key: name for name, part in shards.items() for key in part}
+    index = {"metadata": {}, "weight_map": places}
+    (transformer / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"ghost.weight": tensors["proj_out.weight"]}, transformer / "x.fp16.safetensors")
+    path.unlink()
+    assert find.name_table(find.card(str(folder))) == table
+
+
+def test_a_folder_for_another_pipeline_of_the_family_runs_all(folder: Path) -> None:
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("LTX2Pipeline", "LTX2ImageToVideoPipeline"))
+    other = Loom.load(str(folder))
+    request = Request("a star", canvas=Canvas(64, 64), sampling=Sampling(2, 1.0))
+    assert len(other.latents([request])) == 1
 
 
 def test_the_version_changes_with_weights_and_not_with_the_place(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,15 +12,20 @@ from diffusers import LTX2Pipeline
 from safetensors.torch import load_file, save_file
 
 from loraloom import Canvas, Lora, Request, Sampling
+from loraloom.core.mix import Scope
+from loraloom.core.schedule import Curve, Knot
+from loraloom.models.ltx2 import CLASSIFIER_FREE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from loraloom import Loom
+    from loraloom.core.request import Policy
 
 PROMPTS = ["a large red circle on a plain blue background", "a small green star moving left"]
 SEEDS = [3, 11]
+POLICIES: tuple[Policy, ...] = ("live", "fused")
 CANVAS, SAMPLING = Canvas(64, 64), Sampling(steps=3, guidance=3.0)
 
 
@@ -57,7 +63,13 @@ def peer(loom: Loom) -> Iterator[Any]:
     del pipe
 
 
-def theirs(pipe: Any, loom: Loom, scales: Mapping[str, float], count: int = 1) -> torch.Tensor:
+def theirs(
+    pipe: Any,
+    loom: Loom,
+    scales: Mapping[str, float],
+    count: int = 1,
+    after_step: Callable[..., dict[str, object]] | None = None,
+) -> torch.Tensor:
     """Latents of the first ``count`` prompts, all wearing ``scales``."""
     if scales:
         pipe.enable_lora()
@@ -75,7 +87,8 @@ def theirs(pipe: Any, loom: Loom, scales: Mapping[str, float], count: int = 1) -
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS[:count]],
         max_sequence_length=pipe.tokenizer.model_max_length,
         output_type="latent",
-        **loom.card.family.options,
+        callback_on_step_end=after_step,
+        **CLASSIFIER_FREE,
     ).frames
     return result
 
@@ -139,3 +152,37 @@ def test_a_mixed_batch_gives_what_peft_gives_one_after_the_other(
     both = [theirs(worn_by_theirs, loom, mix, 2) for mix in mixes]
     assert farthest(got[0], both[0][0]) <= 1e-4
     assert farthest(got[1], both[1][1]) <= 1e-4
+
+
+def test_a_schedule_is_what_changing_scales_between_steps_gives(
+    loom: Loom, worn_by_theirs: Any
+) -> None:
+    scales = [0.25, 1.0, 0.0]
+    curve = Curve(tuple(Knot(step / 3, scale) for step, scale in enumerate(scales)))
+
+    def change(pipe: Any, step: int, _time: object, _tensors: object) -> dict[str, object]:
+        pipe.set_adapters(["neon"], [scales[min(step + 1, 2)]])
+        return {}
+
+    want = theirs(worn_by_theirs, loom, {"neon": scales[0]}, after_step=change)[0]
+    (request,) = requests({})
+    for policy in POLICIES:
+        faded = replace(request, loras=(Lora("their-neon", 1.0, curve),))
+        together = loom.latents([faded, *requests({"neon": 1.0})], policy=policy)
+        assert farthest(together[0], want) <= 1e-4
+        assert farthest(together[1], want) > 1e-2
+
+
+def test_scopes_are_what_an_adapter_of_those_layers_alone_gives(
+    loom: Loom, files: dict[str, Path], tmp_path: Path
+) -> None:
+    tensors = {key: value for key, value in load_file(files["neon"]).items() if ".attn1." in key}
+    save_file(tensors, tmp_path / "attention.safetensors")
+    loom.adapters.add("attention", tmp_path / "attention.safetensors")
+    loom.adapters.add("whole", files["neon"])
+    (request,) = requests({})
+    want = loom.latents([replace(request, loras=(Lora("attention", 0.8),))])[0]
+    scopes = (Scope("*", 0.0), Scope("*.attn1.*", 0.8))
+    for policy in POLICIES:
+        scoped = replace(request, loras=(Lora("whole", 1.0, scopes=scopes),))
+        assert farthest(loom.latents([scoped], policy=policy)[0], want) <= 1e-5

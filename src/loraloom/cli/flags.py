@@ -23,8 +23,9 @@ Loras: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--lora",
-        metavar="NAME[=PATH][:STRENGTH]",
-        help="Wear this adapter; with a path, add its file first. Repeat to mix.",
+        metavar="NAME[=PATH][:STRENGTH][@FROM-TO]",
+        help="Wear this adapter, in a part of denoising if given (0 to 1); with a path, add its "
+        "file first. Repeat to mix.",
     ),
 ]
 Seed: TypeAlias = Annotated[

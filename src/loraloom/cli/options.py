@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loraloom.core.mix import finite
+from loraloom.core.schedule import Curve
 from loraloom.errors import (
     AdapterFileError,
     InvalidMixError,
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One ``--lora``: a name, the file to add under it if any, the strength if one is given."""
+    """One ``--lora``: a name, the file to add under it if any, strength and time if given."""
 
     name: str
     path: Path | None = None
     strength: float | None = None
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,19 @@ def parse_wishes(texts: Sequence[str]) -> tuple[Wish, ...]:
 
 
 def parse_wish(text: str) -> Wish:
-    """``NAME``, ``NAME:STRENGTH``, ``NAME=PATH`` or ``NAME=PATH:STRENGTH``.
+    """``NAME``, ``NAME:STRENGTH``, ``NAME=PATH`` or ``NAME=PATH:STRENGTH``, each with ``@FROM-TO``.
 
+    ``@0.2-0.7`` wears the adapter in that part of denoising, ``@0.2-0.7~0.1`` fades it in and out.
     A path may hold colons: what follows the last one is a strength unless it looks like the rest
     of a path, or the whole is there.
 
     Raises:
         InvalidRequestError: no name.
         InvalidStrengthError: the strength is not a finite number.
+        InvalidScheduleError: the times are not in order between 0 and 1.
         AdapterFileError: nothing lies at the path.
     """
+    text, curve = _cut_window(text)
     named, equals, rest = text.partition("=")
     body, strength = _cut_strength(rest if equals else named, is_path=bool(equals))
     name = (named if equals else body).strip()
@@ -69,11 +74,11 @@ def parse_wish(text: str) -> Wish:
         raise InvalidRequestError(f"--lora {text!r} has no name, want NAME[:STRENGTH]")
     number = None if strength is None else _strength(strength, name)
     if not equals:
-        return Wish(name, strength=number)
+        return Wish(name, strength=number, curve=curve)
     path = Path(body)
     if not body or not _lies(path):
         raise AdapterFileError(f"adapter {name!r} cannot be read, there is no {body!r}")
-    return Wish(name, path, number)
+    return Wish(name, path, number, curve)
 
 
 def parse_size(text: str) -> Size:
@@ -93,6 +98,21 @@ def targets(path: Path, count: int) -> tuple[Path, ...]:
     if count == 1:
         return (path,)
     return tuple(path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count))
+
+
+WINDOW = re.compile(r"(.*)@([0-9.]+)-([0-9.]+)(?:~([0-9.]+))?")
+
+
+def _cut_window(text: str) -> tuple[str, Curve | None]:
+    """What stands before ``@FROM-TO``, and the curve that it means if it is there."""
+    found = WINDOW.fullmatch(text)
+    if found is None:
+        return text, None
+    try:
+        start, stop, ramp = (float(number or 0) for number in found.groups()[1:])
+    except ValueError:
+        return text, None
+    return found[1], Curve.window(start, stop, ramp)
 
 
 def _cut_strength(text: str, *, is_path: bool) -> tuple[str, str | None]:

@@ -127,10 +127,15 @@ def canvas_of(order: Order, defaults: Defaults) -> Canvas:
 
 def loras(order: Order) -> tuple[Lora, ...]:
     """What the remade file wore, changed and extended by ``--lora``; 0 takes an adapter off."""
-    strengths = {worn.name: worn.strength for worn in order.like.worn} if order.like else {}
+    wears = {
+        worn.name: Lora(worn.name, worn.strength, worn.curve, worn.scopes)
+        for worn in (order.like.worn if order.like else ())
+    }
     for wish in order.wishes:
-        strengths[wish.name] = _given(wish.strength, strengths.get(wish.name, 1.0))
-    return tuple(Lora(name, strength) for name, strength in strengths.items() if strength)
+        before = wears.get(wish.name, Lora(wish.name))
+        strength = _given(wish.strength, before.strength)
+        wears[wish.name] = replace(before, strength=strength, curve=wish.curve or before.curve)
+    return tuple(lora for lora in wears.values() if lora.strength)
 
 
 def conditions(order: Order) -> tuple[Condition, ...]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from loraloom.errors import InvalidStrengthError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,12 +56,19 @@ class Folded:
 def fold(
     updates: Sequence[Update], strengths: Sequence[Sequence[float]], device: torch.device
 ) -> Folded:
-    """``updates`` side by side in float32; ``strengths[row][i]`` is that of update *i* in a row."""
+    """``updates`` side by side in float32; ``strengths[row][i]`` is that of update *i* in a row.
+
+    Raises:
+        InvalidStrengthError: a strength times its scale is beyond float32.
+    """
     assert updates
     assert all(len(row) == len(updates) for row in strengths)
     ranks = torch.tensor([update.rank for update in updates])
     # products of Python floats are float64: the scale is rounded once, to float32
     rows = [[s * update.scale for s, update in zip(row, updates, strict=True)] for row in strengths]
+    largest = max((abs(scale) for row in rows for scale in row), default=0.0)
+    if largest > torch.finfo(torch.float32).max:
+        raise InvalidStrengthError(f"strength times scale is {largest:g}, beyond float32")
     scale = torch.tensor(rows, dtype=torch.float32).repeat_interleave(ranks, dim=1)
     down = torch.cat([update.down.to(device, torch.float32) for update in updates])
     up = torch.cat([update.up.to(device, torch.float32) for update in updates], dim=1)

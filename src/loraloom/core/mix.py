@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
+from fnmatch import fnmatchcase
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from loraloom.errors import InvalidMixError, InvalidStrengthError
@@ -35,11 +36,29 @@ class AdapterKey:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Scope:
+    """A factor for the sites whose names match ``pattern``, as shells match (``*.attn1.*``)."""
+
+    pattern: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Part:
-    """One adapter of a mix and its strength."""
+    """One adapter of a mix and its strength.
+
+    ``scopes`` change the strength by site: of those that match, the last counts; where none
+    matches, the strength is as it is.
+    """
 
     key: AdapterKey
     strength: float
+    scopes: tuple[Scope, ...] = ()
+
+    def at(self, site: Site) -> float:
+        """The strength at one site."""
+        factors = [s.factor for s in self.scopes if fnmatchcase(site, s.pattern)]
+        return self.strength * factors[-1] if factors else self.strength
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,10 @@ class Mix:
 
     parts: tuple[Part, ...] = ()
 
+    def __post_init__(self) -> None:
+        assert list(self.parts) == sorted(set(self.parts))
+        assert all(part.strength and math.isfinite(part.strength) for part in self.parts)
+
     @classmethod
     def of(cls, parts: Iterable[Part]) -> Mix:
         """The canonical mix of ``parts``.
@@ -60,7 +83,7 @@ class Mix:
             InvalidStrengthError: a strength is NaN, infinite or no number.
             InvalidMixError: an adapter is named twice.
         """
-        given = [Part(part.key, finite(part.strength, str(part.key))) for part in parts]
+        given = [_checked(part) for part in parts]
         for name, times in Counter(part.key.name for part in given).items():
             if times > 1:
                 raise InvalidMixError(f"adapter {name!r} is named {times} times in one mix")
@@ -70,8 +93,12 @@ class Mix:
         return bool(self.parts)
 
     def strength(self, key: AdapterKey) -> float:
-        """How strongly ``key`` acts; 0 if it is no part of the mix."""
+        """How strongly ``key`` acts where no scope says otherwise; 0 if it is no part."""
         return next((part.strength for part in self.parts if part.key == key), 0.0)
+
+    def at(self, site: Site, key: AdapterKey) -> float:
+        """How strongly ``key`` acts at ``site``; 0 if it is no part of the mix."""
+        return next((part.at(site) for part in self.parts if part.key == key), 0.0)
 
     def only(self, keys: Iterable[AdapterKey]) -> Mix:
         """The parts of this mix whose adapter is among ``keys``."""
@@ -103,6 +130,12 @@ class Applied:
     fused: Mix = NOTHING
     live: tuple[Segment, ...] = ()
 
+    def __post_init__(self) -> None:
+        starts, stops = ([getattr(s, end) for s in self.live] for end in ("start", "stop"))
+        assert starts == [0, *stops][: len(starts)]
+        assert all(segment.start < segment.stop for segment in self.live)
+        assert all(a.mix != b.mix for a, b in pairwise(self.live))
+
     @classmethod
     def rows(cls, mixes: Sequence[Mix], *, fused: Mix = NOTHING) -> Applied:
         """What a batch wears whose sample *i* wears ``mixes[i]`` beside ``fused``."""
@@ -115,6 +148,15 @@ class Applied:
             segments.append(Segment(start, start + length, mix))
         worn = any(segment.mix for segment in segments)
         return cls(fused, tuple(segments) if worn else ())
+
+
+def _checked(part: Part) -> Part:
+    who = str(part.key)
+    scopes = tuple(
+        Scope(scope.pattern, finite(scope.factor, f"{who} at {scope.pattern!r}"))
+        for scope in part.scopes
+    )
+    return Part(part.key, finite(part.strength, who), scopes)
 
 
 def finite(strength: float, who: str) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import NoReturn
 
-from loraloom.errors import MediaError
+from loraloom.errors import MediaError, RecordError
 
+from .mix import Scope
+from .records import record
 from .request import Canvas, Policy, Sampling
-
-T = TypeVar("T")
+from .schedule import ALWAYS, Curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,17 @@ class Worn:
     digest: str
     strength: float
     sites: int
+    curve: Curve = ALWAYS
+    scopes: tuple[Scope, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.digest[:12]} at {self.strength:g} on {self.sites} sites"
+        said = f"{self.name}@{self.digest[:12]} at {self.strength:g} on {self.sites} sites"
+        if self.curve != ALWAYS:
+            knots = " ".join(f"{knot.progress:g}:{knot.factor:g}" for knot in self.curve.knots)
+            said += f", over progress {knots}"
+        if self.scopes:
+            said += ", at " + " ".join(f"{s.pattern}:{s.factor:g}" for s in self.scopes)
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,10 @@ class Provenance:
             data = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise MediaError(f"the provenance is no JSON: {error}") from error
-        return _record(cls, data, "provenance")
+        try:
+            return record(cls, data, "provenance")
+        except RecordError as error:
+            raise MediaError(str(error)) from error
 
     def describe(self) -> str:
         """The same for people, a line a subject."""
@@ -108,35 +119,3 @@ class Provenance:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
-
-
-def _record(kind: type[T], data: object, where: str) -> T:
-    """A dataclass from a mapping that holds its fields, all of them and no other."""
-    if not isinstance(data, dict):
-        raise MediaError(f"{where} is {type(data).__name__}, want an object")
-    hints = get_type_hints(kind)
-    for missing in [name for name in hints if name not in data]:
-        raise MediaError(f"{where} has no field {missing!r}")
-    for unknown in [name for name in data if name not in hints]:
-        raise MediaError(f"{where} has an unknown field {unknown!r}")
-    return kind(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in hints})
-
-
-def _value(hint: Any, data: object, where: str) -> object:
-    """``data`` as ``hint``, one of the few types that a provenance is made of."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _record(hint, data, where)
-    if get_origin(hint) is tuple:
-        if not isinstance(data, list):
-            raise MediaError(f"{where} is {type(data).__name__}, want a list")
-        item = get_args(hint)[0]
-        return tuple(_value(item, one, f"{where}[{i}]") for i, one in enumerate(data))
-    if get_origin(hint) is Literal:
-        if data not in get_args(hint):
-            raise MediaError(f"{where} is {data!r}, want one of {', '.join(get_args(hint))}")
-        return data
-    assert hint in (str, int, float)
-    accepted: type | types.UnionType = int | float if hint is float else hint
-    if isinstance(data, bool) or not isinstance(data, accepted):
-        raise MediaError(f"{where} is {data!r}, want {hint.__name__}")
-    return hint(data)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from .schedule import ALWAYS, Curve
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .mix import Scope
 
 Policy: TypeAlias = Literal["live", "fused"]
 """How a mix is worn: beside the weights, or in them."""
@@ -14,10 +18,17 @@ Policy: TypeAlias = Literal["live", "fused"]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter by its name in the catalogue, and how strongly to wear it."""
+    """An adapter by its name in the catalogue, how strongly, when and where to wear it.
+
+    Attributes:
+        curve: a factor of the strength over denoising progress.
+        scopes: factors of the strength by patterns of sites.
+    """
 
     name: str
     strength: float = 1.0
+    curve: Curve = ALWAYS
+    scopes: tuple[Scope, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +51,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """An image that the video shows at ``frame`` (negative counts from the end)."""
+    """An image that the video shows at ``frame`` (negative counts from the end).
+
+    A latent frame after the first spans several frames of the video, and the image stands at the
+    first of them: the last frame of 17 means the last latent frame.
+    """
 
     image: Image
     frame: int = 0
@@ -54,7 +69,7 @@ class Request:
     prompt: str
     seed: int = 0
     loras: tuple[Lora, ...] = ()
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     canvas: Canvas | None = None
     sampling: Sampling | None = None
     conditions: tuple[Condition, ...] = ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from loraloom.core.mix import Applied, Mix, Part, finite
+from loraloom.core.mix import Applied
 from loraloom.core.provenance import Worn
+from loraloom.core.request import Policy
 from loraloom.errors import InvalidRequestError
-from loraloom.lora.model import LoraModel, wearing
+from loraloom.lora.model import LoraModel, become, wearing
 from loraloom.models.find import card as find_card
 from loraloom.models.find import name_table
 from loraloom.models.load import load
@@ -16,15 +18,20 @@ from loraloom.pipelines.generate import decode, latents
 from loraloom.store.catalog import Catalog
 
 from .batch import group
+from .job import Job, admit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from PIL.Image import Image
     from torch import Tensor
 
-    from loraloom.core.request import Canvas, Policy, Request
+    from loraloom.core.mix import AdapterKey
+    from loraloom.core.request import Request
     from loraloom.models.card import Card
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,21 +51,9 @@ class Result:
     policy: Policy
 
 
-def _steps(request: Request) -> int:
-    assert request.sampling is not None
-    return request.sampling.steps
-
-
-def _check_conditions(request: Request, canvas: Canvas) -> None:
-    for condition in request.conditions:
-        if not -canvas.frames <= condition.frame < canvas.frames:
-            raise InvalidRequestError(
-                f"an image is asked for at frame {condition.frame} of {canvas.frames}"
-            )
-        if not 0 < finite(condition.strength, "an image") <= 1:
-            raise InvalidRequestError(
-                f"the strength of an image is {condition.strength}, want more than 0, at most 1"
-            )
+def _from(done: int, total: int, progress: Progress) -> Callable[[int], None]:
+    """Progress within one batch as progress over all."""
+    return lambda step: progress(done + step, total)
 
 
 def _silent(_done: int, _of: int) -> None:
@@ -98,31 +93,37 @@ class Loom:
         requests: Sequence[Request],
         *,
         policy: Policy = "live",
-        progress: Callable[[int, int], None] = _silent,
+        progress: Progress = _silent,
     ) -> list[Result]:
         """A picture for every request, in order; see :meth:`latents` for what can go wrong."""
-        self._check_length(requests, video=False)
-        return self._generate(requests, policy, progress)
+        jobs = admit(requests, self.card, self.adapters)
+        for job in jobs:
+            if job.canvas.frames != 1:
+                raise InvalidRequestError(f"frames is {job.canvas.frames}, a picture wants 1")
+        return self._results(jobs, policy, progress)
 
     def videos(
         self,
         requests: Sequence[Request],
         *,
         policy: Policy = "live",
-        progress: Callable[[int, int], None] = _silent,
+        progress: Progress = _silent,
     ) -> list[Result]:
-        """A video for every request, in order."""
-        video = self.card.defaults.video
-        requests = [replace(each, canvas=each.canvas or video) for each in requests]
-        self._check_length(requests, video=True)
-        return self._generate(requests, policy, progress)
+        """A video for every request, in order; see :meth:`latents` for what can go wrong."""
+        usual = self.card.defaults.video
+        requests = [replace(each, canvas=each.canvas or usual) for each in requests]
+        jobs = admit(requests, self.card, self.adapters)
+        for job in jobs:
+            if job.canvas.frames == 1:
+                raise InvalidRequestError("frames is 1, a video wants several")
+        return self._results(jobs, policy, progress)
 
     def latents(
         self,
         requests: Sequence[Request],
         *,
         policy: Policy = "live",
-        progress: Callable[[int, int], None] = _silent,
+        progress: Progress = _silent,
     ) -> list[Tensor]:
         """What the VAE would decode, ``[channels, frames, height, width]`` for every request.
 
@@ -138,71 +139,57 @@ class Loom:
             InvalidRequestError: the list or a prompt is empty, or the VAE cannot divide a size.
             UnknownAdapterError: a request names an adapter that the catalogue does not hold.
         """
-        requests = [self._resolved(request) for request in requests]
-        if not requests:
-            raise InvalidRequestError("the list of requests is empty, want at least one")
-        mixes = [self._mix(request) for request in requests]
-        batches = group(requests, mixes, policy)
-        steps = [_steps(requests[batch[0]]) for batch in batches]
-        results: dict[int, Tensor] = {}
-        for number, batch in enumerate(batches):
-            worn = [mixes[index] for index in batch]
-            want = Applied.rows(worn) if policy == "live" else Applied(fused=worn[0])
-            done = sum(steps[:number])
+        return self._latents(admit(requests, self.card, self.adapters), policy, progress)
 
-            def moved(step: int, _of: int, done: int = done) -> None:
-                progress(done + step, sum(steps))
+    def _latents(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Tensor]:
+        if policy not in get_args(Policy):
+            raise InvalidRequestError(f"the policy is {policy!r}, want live or fused")
+        batches = [[jobs[i] for i in batch] for batch in group(jobs, policy)]
+        total = sum(batch[0].steps for batch in batches)
+        made: dict[int, Tensor] = {}
+        done = 0
+        for batch in batches:
+            tensors = self._run(batch, policy, _from(done, total, progress))
+            made.update(zip(map(id, batch), tensors, strict=True))
+            done += batch[0].steps
+        return [made[id(job)] for job in jobs]
 
-            with wearing(self.models, want):
-                made = latents(self.pipe, self.card, [requests[i] for i in batch], moved)
-            results.update(zip(batch, made, strict=True))
-        return [results[index] for index in range(len(requests))]
+    def _run(self, batch: Sequence[Job], policy: Policy, progress: Callable[[int], None]) -> Tensor:
+        """The latents of jobs that run together; what they wear changes between steps."""
 
-    def _generate(
-        self, requests: Sequence[Request], policy: Policy, progress: Callable[[int, int], None]
-    ) -> list[Result]:
-        resolved = [self._resolved(request) for request in requests]
-        made = self.latents(resolved, policy=policy, progress=progress)
+        def worn(progress: float) -> Applied:
+            mixes = [job.wears.at(progress) for job in batch]
+            return Applied.rows(mixes) if policy == "live" else Applied(fused=mixes[0])
+
+        def stepped(step: int, of: int) -> None:
+            progress(step)
+            if step < of:
+                become(self.models, worn(step / of))
+
+        with wearing(self.models, worn(0.0)):
+            return latents(self.pipe, self.card, [job.request for job in batch], stepped)
+
+    def _results(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Result]:
+        worn = [self._worn(job) for job in jobs]
+        made = self._latents(jobs, policy, progress)
         return [
-            Result(request, decode(self.pipe, latent), self._worn(request), policy)
-            for request, latent in zip(resolved, made, strict=True)
+            Result(job.request, decode(self.pipe, latent), wore, policy)
+            for job, latent, wore in zip(jobs, made, worn, strict=True)
         ]
 
-    def _resolved(self, request: Request) -> Request:
-        """The request with the card's defaults, checked."""
-        defaults = self.card.defaults
-        if not request.prompt.strip():
-            raise InvalidRequestError("a prompt is empty, want some words")
-        if not 0 <= request.seed < 2**63:
-            raise InvalidRequestError(f"the seed is {request.seed}, want 0 to 2**63 - 1")
-        canvas = request.canvas or defaults.picture
-        sampling = request.sampling or defaults.sampling
-        self.card.check(canvas)
-        finite(sampling.guidance, "classifier-free guidance")
-        least = self.card.grid.steps
-        if sampling.steps < least:
-            raise InvalidRequestError(f"the number of steps is {sampling.steps}, want {least} up")
-        _check_conditions(request, canvas)
-        negative = request.negative_prompt or defaults.negative_prompt
-        return replace(request, canvas=canvas, sampling=sampling, negative_prompt=negative)
-
-    def _check_length(self, requests: Sequence[Request], *, video: bool) -> None:
-        for request in requests:
-            frames = (request.canvas or self.card.defaults.picture).frames
-            if video != (frames > 1):
-                kind = "a video wants several" if video else "a picture wants 1"
-                raise InvalidRequestError(f"frames is {frames}, {kind}")
-
-    def _mix(self, request: Request) -> Mix:
-        adapters = [(self.adapters.get(lora.name), lora) for lora in request.loras]
-        return Mix.of([Part(adapter.key, lora.strength) for adapter, lora in adapters])
-
-    def _worn(self, request: Request) -> tuple[Worn, ...]:
+    def _worn(self, job: Job) -> tuple[Worn, ...]:
         return tuple(
-            Worn(part.key.name, part.key.digest, part.strength, self._sites(part))
-            for part in self._mix(request).parts
+            Worn(
+                name=turn.part.key.name,
+                digest=turn.part.key.digest,
+                strength=turn.part.strength,
+                sites=self._sites(turn.part.key),
+                curve=turn.curve,
+                scopes=turn.part.scopes,
+            )
+            for turn in job.wears.turns
         )
 
-    def _sites(self, part: Part) -> int:
-        adapter = self.adapters.by_key[part.key]
+    def _sites(self, key: AdapterKey) -> int:
+        adapter = self.adapters.by_key[key]
         return sum(len(adapter.sites(model.component)) for model in self.models)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from loraloom.errors import AdapterMismatchError, RowsError
+
+from .rows import Order, entering, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,31 +49,32 @@ BARE = Live(1, {})
 class Cell:
     """The one place that all layers of a component look at.
 
-    ``rows`` is the number of rows that entered the component in the forward pass under way.
+    ``rows`` is the number of rows that entered the component in the forward pass under way; 0
+    outside of one, where nobody counted them.
     """
 
-    __slots__ = ("_watch", "live", "rows")
+    __slots__ = ("_watch", "component", "live", "rows")
 
     def __init__(self, module: nn.Module) -> None:
+        self.component = type(module)
         self.live = BARE
-        self.rows = 1
-        self._watch = module.register_forward_pre_hook(self._count, with_kwargs=True)
+        self.rows = 0
+        self._watch = (
+            module.register_forward_pre_hook(self._enter, with_kwargs=True),
+            module.register_forward_hook(self._leave, always_call=True),
+        )
 
     def close(self) -> None:
         """Stop watching the module."""
-        self._watch.remove()
+        for hook in self._watch:
+            hook.remove()
 
-    def _count(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.live.samples > 1:
             self.rows = entering(args, kwargs)
 
-
-def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """How many rows enter a component: the leading axis of its main input."""
-    named = [kwargs[name] for name in ("hidden_states", "sample", "input_ids") if name in kwargs]
-    tensors = [value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor)]
-    assert tensors, "a component is called with tensors"
-    return tensors[0].shape[0]
+    def _leave(self, _module: nn.Module, _args: object, _output: object) -> None:
+        self.rows = 0
 
 
 class LoraLayer(nn.Module):
@@ -78,13 +82,17 @@ class LoraLayer(nn.Module):
 
     site: Site
     cell: Cell
+    order: Order
     weight: nn.Parameter
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """``x`` has the rows of the batch outermost, each as one entry or a run of them."""
-        y: Tensor = super().forward(x, *args, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The input has the rows of the batch outermost, in the ``order`` of the layer."""
+        y: Tensor = super().forward(*args, **kwargs)
         folded = self.cell.live.folded.get(self.site)
-        return y if folded is None else y + self.difference(x, folded).to(y.dtype)
+        if folded is None:
+            return y
+        x = args[0] if args else kwargs["input"]  # as torch's layers name it
+        return y + self.difference(x, folded).to(y.dtype)
 
     @abstractmethod
     def difference(self, x: Tensor, folded: Folded) -> Tensor:
@@ -94,7 +102,7 @@ class LoraLayer(nn.Module):
         """``hidden`` with every rank, along ``axis``, times its scale in the entry's row."""
         if self.cell.live.samples == 1:
             return hidden  # the scale is in the factors
-        times, run = spread(self.cell, hidden.shape[0], self.site)
+        times, run = spread(self, hidden.shape[0])
         scale = folded.scale.repeat(times, 1).repeat_interleave(run, dim=0)
         shape = [1] * hidden.ndim
         shape[0], shape[axis] = scale.shape
@@ -138,12 +146,17 @@ KINDS: tuple[tuple[type[nn.Module], type[LoraLayer]], ...] = (
 
 
 def adaptable(module: nn.Module) -> bool:
-    """Whether a layer of the module's class can wear adapters; grouped convolutions cannot."""
+    """Whether a layer of the module's class can wear adapters.
+
+    Grouped convolutions cannot, nor the last layer of ``nn.MultiheadAttention``, whose weight is
+    read without calling the layer.
+    """
     ungrouped = getattr(module, "groups", 1) == 1
-    return ungrouped and any(isinstance(module, kind) for kind, _ in KINDS)
+    bypassed = isinstance(module, NonDynamicallyQuantizableLinear)
+    return ungrouped and not bypassed and any(isinstance(module, kind) for kind, _ in KINDS)
 
 
-def spread(cell: Cell, entries: int, site: Site) -> tuple[int, int]:
+def spread(layer: LoraLayer, entries: int) -> tuple[int, int]:
     """How the samples of a batch lie in the leading axis of a layer's input.
 
     A component sees its samples ``times`` over, one whole batch after the other (the passes of
@@ -151,14 +164,19 @@ def spread(cell: Cell, entries: int, site: Site) -> tuple[int, int]:
     into the batch). Returns ``(times, run)`` with ``samples · times · run == entries``.
 
     Raises:
-        RowsError: the numbers do not divide, so that no row can be told from another.
+        RowsError: no row can be told from another: the numbers do not divide, or they might and
+            the order of the layer's entries is another one.
     """
-    samples, rows = cell.live.samples, cell.rows
-    if rows % samples or entries % rows:
+    samples, rows, order = layer.cell.live.samples, layer.cell.rows, layer.order
+    divide = rows and rows % samples == 0 and entries % rows == 0
+    if not divide or order is Order.UNKNOWN or (order is Order.SINGLE and entries != rows):
         raise RowsError(
-            f"{entries} entries reach {site} in a pass of {rows} rows, which cannot be assigned "
-            f"to {samples} samples that wear different mixes; want multiples"
+            f"{entries} entries reach {layer.site} in a pass of {rows} rows, which cannot be "
+            f"assigned to {samples} samples that wear different mixes; want multiples (their "
+            f"order here: {order.value})"
         )
+    if order is Order.BATCHES:
+        return entries // samples, 1
     return rows // samples, entries // rows
 
 
@@ -185,10 +203,11 @@ def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
     kind: type[Any] = type(module)
     layer.__class__ = worn_class(kind)  # type: ignore[arg-type]  # classes are hashable
     layer.site, layer.cell = site, cell
+    layer.order = order_of(cell.component, site, module)
     return layer
 
 
 def uninstall(layer: LoraLayer) -> None:
     """The layer as it was before :func:`install`."""
-    del layer.site, layer.cell
+    del layer.site, layer.cell, layer.order
     layer.__class__ = type(layer).__bases__[1]

@@ -17,7 +17,7 @@ from .plan import Plan, plan
 from .weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey, Component, Segment, Site
@@ -148,14 +148,24 @@ class LoraModel:
         named = sorted({part.key for mix in mixes for part in mix.parts})
         keys = [key for key in named if site in self.coverage[key]]
         updates = [self._adapter(key).sites(self.component)[site] for key in keys]
-        strengths = [[mix.strength(key) for key in keys] for mix in mixes]
+        strengths = [[mix.at(site, key) for key in keys] for mix in mixes]
         return fold(updates, strengths, self.weights.pristine(site).device)
 
 
-@contextmanager
-def wearing(models: Iterable[LoraModel], want: Applied) -> Iterator[None]:
-    """``want`` on every component inside the block; if one refuses, none wears it."""
-    with ExitStack() as stack:
+def become(models: Iterable[LoraModel], want: Applied) -> None:
+    """``want`` on every component; if one refuses, all are as before."""
+    with ExitStack() as undo:
         for model in models:
-            stack.enter_context(model.wearing(want))
+            undo.callback(model.become, model.applied)
+            model.become(want)
+        undo.pop_all()
+
+
+@contextmanager
+def wearing(models: Collection[LoraModel], want: Applied) -> Iterator[None]:
+    """``want`` on every component inside the block, and what was worn before after it."""
+    with ExitStack() as undo:
+        for model in models:
+            undo.callback(model.become, model.applied)
+        become(models, want)
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from loraloom.core.request import Canvas, Sampling
 from loraloom.errors import InvalidRequestError
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loraloom.core.mix import Component
+
+
+Guidance: TypeAlias = Literal["full", "classifier-free"]
+"""Which passes guide the main one: all that the family has, or the negative prompt alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +33,20 @@ class Grid:
     frames: int
     steps: int
 
+    def latent(self, frame: int) -> int:
+        """The latent frame that holds frame ``frame`` of the video; the first holds one alone."""
+        return (frame + self.frames - 1) // self.frames
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a request gets that asks for nothing else."""
+    """What a request gets that asks for nothing else; ``loraloom.json`` in a model's folder."""
 
     picture: Canvas
     video: Canvas
     sampling: Sampling
-    negative_prompt: str = ""
+    negative_prompt: str
+    guidance: Guidance
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,10 @@ class Family:
 
     Attributes:
         name: of the family, e.g. ``ltx2``.
-        pipelines: class names that ``model_index.json`` may give.
+        pipelines: class names that ``model_index.json`` may give; the first runs them all.
         parts: subfolders that a model folder must have.
         wears: the components that adapters can be put on, the main one first.
         defaults: of the released models.
-        options: further arguments of the pipeline's call.
     """
 
     name: str
@@ -58,7 +66,6 @@ class Family:
     parts: tuple[str, ...]
     wears: tuple[Component, ...]
     defaults: Defaults
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Card:
     """One model: where it lies, its family, its grid and its defaults.
 
     Attributes:
-        version: digest of the files' sizes and configurations, for the provenance of a picture.
+        version: tells two states of the folder apart, for the provenance of a picture.
         adapters: folders of the adapters that come with the model, by name.
     """
 
@@ -85,6 +92,9 @@ class Card:
             InvalidRequestError: it cannot; the message names the nearest sizes that it can.
         """
         grid = self.grid
+        for number in (canvas.width, canvas.height, canvas.frames):
+            if not isinstance(number, int):
+                raise InvalidRequestError(f"a size is {number!r}, want whole numbers")
         for what, size in (("width", canvas.width), ("height", canvas.height)):
             if size < grid.pixels or size % grid.pixels:
                 near = max(round(size / grid.pixels), 1) * grid.pixels
@@ -98,5 +108,5 @@ class Card:
                 f"frames is {canvas.frames}, model {self.name!r} wants a multiple of "
                 f"{grid.frames} plus 1, e.g. {near}"
             )
-        if not 0 < canvas.rate <= 240:
-            raise InvalidRequestError(f"the frame rate is {canvas.rate}, want 0 to 240 a second")
+        if not 1 <= canvas.rate <= 60:
+            raise InvalidRequestError(f"the frame rate is {canvas.rate}, want 1 to 60 a second")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from loraloom.core.request import Condition
+    from loraloom.models.card import Grid
 
 
 class ConditionedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # untyped base
@@ -43,13 +44,10 @@ class ConditionedPipeline(LTX2ConditionPipeline):  # type: ignore[misc]  # untyp
         )
 
 
-def as_diffusers(condition: Condition, frames: int, per_latent: int) -> LTX2VideoCondition:
-    """A condition at a pixel frame as one at the latent frame that holds it.
+def as_diffusers(condition: Condition, frames: int, grid: Grid) -> LTX2VideoCondition:
+    """A condition at one of ``frames`` frames as one at the latent frame that holds it.
 
-    A latent frame after the first spans ``per_latent`` pixel frames; diffusers places the image
-    at the first of them. The image is taken as it is, without the lossy re-compression that the
-    stock pipeline applies.
+    The image is taken as it is, without the lossy re-compression that the stock pipeline applies.
     """
-    frame = condition.frame % frames
-    index = (frame + per_latent - 1) // per_latent
+    index = grid.latent(condition.frame % frames)
     return LTX2VideoCondition(condition.image, index, condition.strength, crf=0)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from loraloom.models.ltx2 import options
+
 from .conditions import ConditionedPipeline, as_diffusers
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from loraloom.models.card import Card
 
     Progress: TypeAlias = Callable[[int, int], None]
+
+
+PICTURE_RATE = 24.0
+"""What a picture is told; its rate means nothing, but the sound beside it must have a length."""
 
 
 def latents(pipe: Any, card: Card, requests: Sequence[Request], progress: Progress) -> Tensor:
@@ -33,7 +39,7 @@ def latents(pipe: Any, card: Card, requests: Sequence[Request], progress: Progre
         pipe = ConditionedPipeline(**pipe.components)
         pipe.set_progress_bar_config(disable=True)  # as the pipe that it is made of
         extra["conditions"] = [
-            [as_diffusers(each, canvas.frames, card.grid.frames) for each in request.conditions]
+            [as_diffusers(each, canvas.frames, card.grid) for each in request.conditions]
             for request in requests
         ]
 
@@ -47,14 +53,14 @@ def latents(pipe: Any, card: Card, requests: Sequence[Request], progress: Progre
         height=canvas.height,
         width=canvas.width,
         num_frames=canvas.frames,
-        frame_rate=canvas.rate,
+        frame_rate=canvas.rate if canvas.frames > 1 else PICTURE_RATE,
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
         generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
         max_sequence_length=min(1024, pipe.tokenizer.model_max_length),
         output_type="latent",
         callback_on_step_end=stepped,
-        **card.family.options,
+        **options(card.defaults.guidance, sampling.guidance),
         **extra,
     )
     video: Tensor = result.frames

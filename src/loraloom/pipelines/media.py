@@ -173,6 +173,7 @@ def asked_of(request: Request) -> Asked:
     """What a provenance holds of a request in which everything is filled in."""
     assert request.canvas
     assert request.sampling
+    assert request.negative_prompt is not None
     return Asked(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
