@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
+import pytest
 from typer.main import get_command
 
+import loraloom
 from loraloom.cli import app
+
+NAMES = {
+    *("Canvas", "Condition", "Curve", "Knot", "Loom", "Lora", "LoraloomError", "Request"),
+    *("Result", "Sampling", "Scope", "__version__"),
+}
 
 COMMON = {"--help", "-h"}
 FLAGS = {
@@ -22,6 +30,17 @@ FLAGS = {
     "adapters inspect": {"file", "--model", "--alpha", "--allow-partial", "--json"},
 }
 """Arguments and options of every command."""
+
+
+def test_names() -> None:
+    assert set(loraloom.__all__) == NAMES
+    assert all(getattr(loraloom, name) is not None for name in NAMES)
+    with pytest.raises(AttributeError, match="has no attribute 'Loam'"):
+        _ = loraloom.Loam
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert loraloom.__version__ == version("loraloom")
 
 
 def test_cli_flags() -> None:

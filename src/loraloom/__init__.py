@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from loraloom.core.mix import Scope
 from loraloom.core.request import Canvas, Condition, Lora, Request, Sampling
+from loraloom.core.schedule import Curve, Knot
 from loraloom.errors import LoraloomError
 
 if TYPE_CHECKING:
@@ -15,12 +17,15 @@ __version__ = "0.1.0"
 __all__ = [
     "Canvas",
     "Condition",
+    "Curve",
+    "Knot",
     "Loom",
     "Lora",
     "LoraloomError",
     "Request",
     "Result",
     "Sampling",
+    "Scope",
     "__version__",
 ]
 
