@@ -277,6 +277,18 @@ def test_wearing_takes_off_also_when_the_block_raises() -> None:
     assert same_bits(bits(module), bits(tiny()))
 
 
+def test_wearing_returns_without_catalogue_and_cache() -> None:
+    module = tiny()
+    catalogue = dict(ADAPTERS)
+    model = LoraModel("transformer", module, catalogue, fold_budget=0)
+    model.become(Applied.rows([mix(all=1)]))
+    output = module(inputs(2))
+    with model.wearing(Applied.rows([mix(half=1)])):
+        catalogue.clear()
+    assert model.applied == Applied.rows([mix(all=1)])
+    assert torch.equal(module(inputs(2)), output)
+
+
 def test_what_is_worn_can_be_taken_off_after_it_left_the_catalogue() -> None:
     module = tiny()
     catalogue = dict(ADAPTERS)

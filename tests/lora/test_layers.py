@@ -12,6 +12,7 @@ from torch import nn
 from loraloom.core.adapter import Adapter, LowRank
 from loraloom.core.algebra import reference
 from loraloom.core.mix import NOTHING, Applied, Mix, Part
+from loraloom.errors import AdapterMismatchError
 from loraloom.lora.model import LoraModel
 
 if TYPE_CHECKING:
@@ -121,6 +122,39 @@ def test_the_output_is_peft_s(name: str) -> None:
     for state_of in (Applied.rows([mix]), Applied(fused=mix)):
         with model.wearing(state_of):
             torch.testing.assert_close(module(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+class Scaled(nn.Embedding):
+    """As some text encoders have: what the forward gives is not the weight's row."""
+
+    def forward(self, *indices: torch.Tensor) -> torch.Tensor:
+        return 2.5 * super().forward(*indices)
+
+
+@pytest.mark.parametrize(
+    "layer", [Scaled(4, 4), nn.MultiheadAttention(4, 2), nn.LayerNorm(4)], ids=type
+)
+def test_a_layer_that_is_more_than_its_weight_is_no_site(layer: nn.Module) -> None:
+    assert LoraModel("transformer", Holder(layer), {}).weights.layers == {}
+
+
+def test_a_second_model_on_the_same_layers_is_refused() -> None:
+    module = holder("linear")
+    first = LoraModel("transformer", module, {})
+    with pytest.raises(AdapterMismatchError, match="layer wears adapters of another"):
+        LoraModel("transformer", module, {})
+    first.release()
+    LoraModel("transformer", module, {}).release()
+    assert type(module.layer) is nn.Linear
+
+
+def test_a_module_that_is_refused_stays_as_it_was() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    object.__setattr__(module[1], "forward", lambda x: x)
+    with pytest.raises(AdapterMismatchError, match="the forward of 1"):
+        LoraModel("transformer", module, {})
+    assert type(module[0]) is nn.Linear
+    assert not module._forward_pre_hooks
 
 
 def test_a_grouped_convolution_is_no_site() -> None:

@@ -141,3 +141,12 @@ def test_a_layer_whose_weight_is_read_without_calling_it_is_no_site() -> None:
             self.attention = nn.MultiheadAttention(16, 2)
 
     assert LoraModel("transformer", Pooled(), {}).weights.layers == {}
+
+
+def test_a_layer_may_be_called_with_its_input_by_name() -> None:
+    module = tiny()
+    model = LoraModel("transformer", module, ADAPTERS)
+    x = torch.randn(2, 16)
+    assert torch.equal(module.time(input=x), module.time(x))
+    with model.wearing(Applied.rows([mix(half=1)])):
+        assert torch.equal(module.time(input=x), module.time(x))

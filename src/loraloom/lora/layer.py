@@ -146,14 +146,15 @@ KINDS: tuple[tuple[type[nn.Module], type[LoraLayer]], ...] = (
 
 
 def adaptable(module: nn.Module) -> bool:
-    """Whether a layer of the module's class can wear adapters.
+    """Whether a layer can wear adapters: its output is its class's function of its weight.
 
-    Grouped convolutions cannot, nor the last layer of ``nn.MultiheadAttention``, whose weight is
-    read without calling the layer.
+    Grouped convolutions cannot, nor classes with a forward of their own (a scaled embedding), nor
+    the last layer of ``nn.MultiheadAttention``, whose weight is read without calling the layer.
     """
-    ungrouped = getattr(module, "groups", 1) == 1
-    bypassed = isinstance(module, NonDynamicallyQuantizableLinear)
-    return ungrouped and not bypassed and any(isinstance(module, kind) for kind, _ in KINDS)
+    if isinstance(module, NonDynamicallyQuantizableLinear) or getattr(module, "groups", 1) != 1:
+        return False
+    plain = (kind.forward for kind, _ in KINDS if isinstance(module, kind))
+    return next(plain, None) is type(module).forward
 
 
 def spread(layer: LoraLayer, entries: int) -> tuple[int, int]:
@@ -187,18 +188,24 @@ def worn_class(kind: type[Any]) -> type[LoraLayer]:
     return cast("type[LoraLayer]", type(f"Lora{kind.__name__}", (how, kind), {}))
 
 
-def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
-    """Make a layer look up what it wears; parameters, names and identity stay.
+def check_free(module: nn.Module, site: Site) -> None:
+    """Return if nothing stands between a layer's class and its callers.
 
     Raises:
-        AdapterMismatchError: something replaced the layer's own ``forward``, so that the lookup
-            would never run.
+        AdapterMismatchError: the layer wears adapters already, or something replaced its own
+            ``forward``, so that the lookup would never run.
     """
+    if isinstance(module, LoraLayer):
+        raise AdapterMismatchError(f"{site} wears adapters of another LoraModel, want one alone")
     if "forward" in vars(module):
         raise AdapterMismatchError(
             f"the forward of {site} ({type(module).__name__}) was replaced by another tool, "
             "want the layer as its class defines it"
         )
+
+
+def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
+    """Make a layer look up what it wears; parameters, names and identity stay."""
     layer = cast("LoraLayer", module)
     kind: type[Any] = type(module)
     layer.__class__ = worn_class(kind)  # type: ignore[arg-type]  # classes are hashable

@@ -12,7 +12,7 @@ from loraloom.core.mix import Applied, Mix
 from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
 from loraloom.memory.cache import Cache
 
-from .layer import BARE, Cell, Live, adaptable, install, uninstall
+from .layer import BARE, Cell, Live, LoraLayer, adaptable, check_free, install, uninstall
 from .plan import Plan, plan
 from .weights import Weights
 
@@ -46,6 +46,10 @@ class LoraModel:
         *,
         fold_budget: int = FOLD_BUDGET,
     ) -> None:
+        found = dict(module.named_modules())
+        for site, layer in found.items():
+            if isinstance(layer, LoraLayer) or adaptable(layer):
+                check_free(layer, site)
         self.component = component
         self.adapters = adapters
         self.applied = Applied()
@@ -53,7 +57,7 @@ class LoraModel:
         self.weights = Weights(
             {
                 site: install(layer, site, self.cell)
-                for site, layer in list(module.named_modules())
+                for site, layer in found.items()
                 if adaptable(layer)
             }
         )
@@ -71,11 +75,16 @@ class LoraModel:
             AdapterMismatchError: an adapter updates a site that the module lacks, or one of
                 another shape.
         """
+        return self._reach(want, None)
+
+    def _reach(self, want: Applied, live: Live | None) -> Plan:
+        """:meth:`become`, with what acts beside the weights if it is at hand."""
         if want.fused != self.applied.fused:
             self._cover(part.key for part in want.fused.parts)
         step = plan(self.applied, want, self.coverage)
         weights = {site: self._fused(site, mix) for site, mix in step.fuse.items()}
-        live = self.folds.get(want.live, lambda: self._live(want.live)) if want.live else BARE
+        if live is None:
+            live = self.folds.get(want.live, lambda: self._live(want.live)) if want.live else BARE
         self.weights.change(weights, step.restore)
         self.cell.live, self.applied = live, want
         return step
@@ -83,12 +92,12 @@ class LoraModel:
     @contextmanager
     def wearing(self, want: Applied) -> Iterator[LoraModel]:
         """``want`` inside the block, and what was worn before after it."""
-        before = self.applied
+        before, live = self.applied, self.cell.live
         self.become(want)
         try:
             yield self
         finally:
-            self.become(before)
+            self._reach(before, live)
 
     def release(self) -> None:
         """Take everything off and leave the module as it was before."""
@@ -166,6 +175,6 @@ def wearing(models: Collection[LoraModel], want: Applied) -> Iterator[None]:
     """``want`` on every component inside the block, and what was worn before after it."""
     with ExitStack() as undo:
         for model in models:
-            undo.callback(model.become, model.applied)
+            undo.enter_context(model.wearing(model.applied))
         become(models, want)
         yield
