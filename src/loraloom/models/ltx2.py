@@ -34,18 +34,18 @@ LTX2 = Family(
     ),
 )
 
-CLASSIFIER_FREE: Mapping[str, float | None] = {
+CLASSIFIER_FREE: Mapping[str, float] = {
     "stg_scale": 0.0,
     "modality_scale": 1.0,
     "guidance_rescale": 0.0,
-    "audio_guidance_scale": None,
+    "audio_guidance_scale": 1.0,
     "audio_stg_scale": 0.0,
     "audio_modality_scale": 1.0,
     "audio_guidance_rescale": 0.0,
 }
 
 
-def options(guidance: Guidance, scale: float) -> Mapping[str, float | None]:
+def options(guidance: Guidance, scale: float) -> Mapping[str, float]:
     """Arguments of the pipeline's call besides ``guidance_scale``.
 
     A scale of 1 is no guidance of any kind: one pass a step.
