@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Sampling
+from loraloom.core.mix import Applied, Mix, Part
 from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
 
 if TYPE_CHECKING:
@@ -224,6 +225,14 @@ def test_a_failure_in_a_step_leaves_nothing_worn(
         with pytest.raises(MemoryError, match="injected"):
             untouched.images([worn], policy=policy, progress=fail)
         assert not any(model.applied.fused or model.applied.live for model in untouched.models)
+
+
+def test_fusing_keeps_no_copy_of_weights_that_lie_in_files(untouched: Loom) -> None:
+    key = untouched.adapters.get("neon").key
+    model = untouched.models[0]
+    with model.wearing(Applied(fused=Mix.of([Part(key, 1.0)]))):
+        assert len(model.weights.replaced) == 60
+        assert not any(weight is not None for weight in model.weights.replaced.values())
 
 
 def test_an_adapter_read_again_is_the_same_and_changed_bytes_are_another(

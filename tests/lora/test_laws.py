@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TOKENS = 5
+FILED = ("time", "blocks.0.to_out", "blocks.0.ff.0", "blocks.1.to_qkv")
 
 
 def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -34,8 +35,11 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def worn(dtype: torch.dtype = torch.float32) -> tuple[Tiny, LoraModel]:
+    """A transformer some of whose weights lie in a checkpoint too; one of them is another there."""
     module = tiny(dtype)
-    return module, LoraModel("transformer", module, ADAPTERS)
+    files = {site: module.get_parameter(f"{site}.weight").detach().clone() for site in FILED}
+    files["blocks.0.to_out"] = files["blocks.0.to_out"] + 0.5
+    return module, LoraModel("transformer", module, ADAPTERS, checkpoint=files)
 
 
 def float64(applied: Mix) -> Tiny:
@@ -355,6 +359,18 @@ def test_an_adapter_that_does_not_fit_is_refused_before_anything_changes(
             model.become(state)
         assert isinstance(caught.value, LoraloomError)
         assert same_bits(bits(module), bits(tiny()))
+
+
+def test_nothing_is_kept_of_a_weight_that_lies_in_the_checkpoint() -> None:
+    module, model = worn()
+    model.become(Applied(fused=mix(all=1)))
+    kept = {site for site, weight in model.weights.replaced.items() if weight is not None}
+    assert kept == set(SITES) - set(FILED) | {"blocks.0.to_out"}
+    model.become(Applied(fused=mix(one=1)))
+    assert dict(model.weights.replaced) == {"blocks.0.ff.0": None}
+    model.become(Applied())
+    assert same_bits(bits(module), bits(tiny()))
+    assert model.weights.replaced == {}
 
 
 def test_release_gives_the_module_back_as_it_was() -> None:

@@ -11,6 +11,7 @@ from loraloom.core.provenance import Worn
 from loraloom.core.request import Policy
 from loraloom.errors import InvalidRequestError
 from loraloom.lora.model import LoraModel, become, wearing
+from loraloom.models.checkpoint import Checkpoint
 from loraloom.models.find import card as find_card
 from loraloom.models.find import name_table
 from loraloom.models.load import load
@@ -71,7 +72,12 @@ class Loom:
         self.pipe = pipe
         self.adapters = Catalog(name_table(card), card.adapters)
         self.models = tuple(
-            LoraModel(component, getattr(pipe, component), self.adapters.by_key)
+            LoraModel(
+                component,
+                getattr(pipe, component),
+                self.adapters.by_key,
+                checkpoint=Checkpoint(card.root / component, card.name),
+            )
             for component in card.family.wears
         )
 

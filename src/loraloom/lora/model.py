@@ -19,6 +19,8 @@ from .weights import Weights
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from torch import Tensor
+
     from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey, Component, Segment, Site
 
@@ -33,6 +35,8 @@ class LoraModel:
         component: the name that adapters call it by.
         module: any module; its linear, convolution and embedding layers are the sites.
         adapters: where adapters are found by key when they are first worn.
+        checkpoint: the module's weights as they lie in files, by site: what of them is equal to
+            the bit need not be kept in memory while it is fused.
         fold_budget: bytes of folded mixes to keep.
 
     ``applied`` is the state; :meth:`become` is the only way to change it.
@@ -44,6 +48,7 @@ class LoraModel:
         module: nn.Module,
         adapters: Mapping[AdapterKey, Adapter],
         *,
+        checkpoint: Mapping[Site, Tensor] | None = None,
         fold_budget: int = FOLD_BUDGET,
     ) -> None:
         found = dict(module.named_modules())
@@ -54,13 +59,12 @@ class LoraModel:
         self.adapters = adapters
         self.applied = Applied()
         self.cell = Cell(module)
-        self.weights = Weights(
-            {
-                site: install(layer, site, self.cell)
-                for site, layer in found.items()
-                if adaptable(layer)
-            }
-        )
+        layers = {
+            site: install(layer, site, self.cell)
+            for site, layer in found.items()
+            if adaptable(layer)
+        }
+        self.weights = Weights(layers, checkpoint or {})
         self.coverage: dict[AdapterKey, frozenset[Site]] = {}
         self.folds: Cache[tuple[Segment, ...], Live] = Cache(fold_budget)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from torch import nn
+    from torch import Tensor
 
     from loraloom.core.mix import Site
 
@@ -17,26 +20,36 @@ if TYPE_CHECKING:
 class Weights:
     """The weight of every site of a component.
 
-    While a site is fused, its pristine parameter is kept as the object that it is and put back
-    when it is restored: exact, because nothing is computed.
+    While a site is fused, its pristine weight is read from the checkpoint where that holds the
+    same bits; else the parameter is kept as the object that it is. Either way restoring is exact,
+    because nothing is computed.
+
+    Args:
+        layers: by site.
+        checkpoint: weights as they lie in files that nobody writes to, by site; may be empty.
     """
 
-    def __init__(self, layers: Mapping[Site, LoraLayer]) -> None:
+    def __init__(self, layers: Mapping[Site, LoraLayer], checkpoint: Mapping[Site, Tensor]) -> None:
         self.layers = layers
-        self.replaced: Mapping[Site, nn.Parameter] = {}
+        self.checkpoint = checkpoint
+        self.replaced: Mapping[Site, nn.Parameter | None] = {}
 
     def pristine(self, site: Site) -> nn.Parameter:
         """The weight ``[out, in, *kernel]`` that the model was loaded with."""
-        return self.replaced[site] if site in self.replaced else self.layers[site].weight
+        weight = self.layers[site].weight
+        if site not in self.replaced:
+            return weight
+        kept = self.replaced[site]
+        return self._read(site, weight) if kept is None else kept
 
     def change(self, fused: Mapping[Site, nn.Parameter], restore: Iterable[Site]) -> None:
         """Put ``fused`` in place and the pristine weights back at ``restore``, or change nothing.
 
-        Only assignments; what a failure leaves half done is undone.
+        What can fail comes first; then only assignments, and what a failure leaves is undone.
         """
-        now = {site: self.layers[site].weight for site in {*fused, *restore}}
-        replaced = {**{site: self.pristine(site) for site in fused}, **self.replaced}
-        after = {**{site: replaced.pop(site) for site in restore}, **fused}
+        after = {**{site: self.pristine(site) for site in restore}, **fused}
+        kept = {site: self._keep(site) for site in fused if site not in self.replaced}
+        now = {site: self.layers[site].weight for site in after}
         try:
             for site, weight in after.items():
                 self.layers[site].weight = weight
@@ -44,4 +57,23 @@ class Weights:
             for site, weight in now.items():
                 self.layers[site].weight = weight
             raise
-        self.replaced = replaced
+        restored = after.keys() - fused.keys()
+        held = {**self.replaced, **kept}
+        self.replaced = {site: held[site] for site in held.keys() - restored}
+
+    def _keep(self, site: Site) -> nn.Parameter | None:
+        """What has to be kept of a weight that is about to be replaced: nothing, if it is read."""
+        weight = self.layers[site].weight
+        same = site in self.checkpoint and same_bits(self._read(site, weight), weight)
+        return None if same else weight
+
+    def _read(self, site: Site, like: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(self.checkpoint[site].to(like), requires_grad=like.requires_grad)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one type are equal to the bit, NaN and the sign of zero included."""
+    if one.shape != other.shape:
+        return False
+    flat = (tensor.detach().contiguous().flatten().view(torch.uint8) for tensor in (one, other))
+    return torch.equal(*flat)
