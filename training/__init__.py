@@ -1,0 +1,1 @@
+"""How the embedded model `mini` is drawn, trained and measured; not part of the wheel."""
