@@ -10,7 +10,7 @@ STAR = "a large red star on a blue background"
 HEART = "a large yellow heart on a black background"
 CIRCLE = "a large green circle on a white background"
 CROSS = "a large purple cross on a pink background"
-MOVING = "a large orange star moving right on a blue background"
+MOVING = "a large yellow heart moving right on a black background"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ PICTURES = (
         (
             Exhibit(STAR, STAR),
             Exhibit(HEART, HEART),
-            Exhibit(CIRCLE, CIRCLE),
-            Exhibit(CROSS, CROSS),
+            Exhibit(CIRCLE, CIRCLE, seed=1),
+            Exhibit(CROSS, CROSS, seed=1),
         ),
     ),
     Shelf("neon", f"strength 0.25 to 1: {STAR}", (_neon(0.25), _neon(0.5), _neon(0.75), _neon(1))),
@@ -65,7 +65,7 @@ PICTURES = (
     Shelf(
         "neon + sketch",
         f"both at once: {STAR}",
-        (_both(0.75, 0.25), _both(0.5, 0.5), _both(0.25, 0.75), _both(1, 1)),
+        (_both(1, -0.5), _both(0.6, 0.4), _both(0.25, 0.75), _both(-0.5, 0.8)),
     ),
     Shelf(
         "One batch",
@@ -73,7 +73,7 @@ PICTURES = (
         (
             Exhibit(STAR, "nothing"),
             Exhibit(HEART, "neon", (Lora("neon"),)),
-            Exhibit(CIRCLE, "sketch", (Lora("sketch"),)),
+            Exhibit(CIRCLE, "sketch", (Lora("sketch"),), seed=1),
             Exhibit(CROSS, "neon 0.5 + sketch 0.5", (Lora("neon", 0.5), Lora("sketch", 0.5))),
         ),
     ),
@@ -83,10 +83,10 @@ VIDEO = Shelf(
     "One batch",
     MOVING,
     (
-        Exhibit(MOVING, "nothing"),
-        Exhibit(MOVING, "neon", (Lora("neon"),)),
-        Exhibit(MOVING, "sketch", (Lora("sketch"),)),
-        Exhibit(MOVING, "neon 0.5 + sketch 0.5", (Lora("neon", 0.5), Lora("sketch", 0.5))),
+        Exhibit(MOVING, "nothing", seed=2),
+        Exhibit(MOVING, "neon", (Lora("neon"),), seed=2),
+        Exhibit(MOVING, "sketch", (Lora("sketch"),), seed=2),
+        Exhibit(MOVING, "neon 0.5 + sketch 0.5", (Lora("neon", 0.5), Lora("sketch", 0.5)), seed=2),
     ),
 )
 
