@@ -24,6 +24,10 @@ def copy(source: Path, target: Path) -> None:
     for file in source.iterdir():
         fresh = target / f"{file.name}.new"
         shutil.copyfile(file, fresh)
+        if file.name == "config.json":
+            config = json.loads(fresh.read_text())
+            config.pop("_name_or_path", None)  # a place on the machine of the training
+            fresh.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         fresh.replace(target / file.name)
 
 

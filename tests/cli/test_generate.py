@@ -1,0 +1,128 @@
+"""What `loraloom generate` makes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from loraloom.models import find
+from loraloom.pipelines import media
+
+from .console import SMALL, STAR, made, names, refused
+
+
+@pytest.mark.usefixtures("once")
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_a_picture_says_what_it_wears_and_is_made_again_from_itself(
+    tmp_path: Path, files: Path, suffix: str
+) -> None:
+    first, again = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    one = f"one={files / 'one.safetensors'}"
+    said = made(STAR, "-o", first, "--lora", f"{one}:0.5", "--seed", "3", *SMALL).stdout
+    provenance = media.read_provenance(first)
+    worn = provenance.worn[0]
+    assert (worn.name, worn.strength, worn.sites) == ("one", 0.5, 7)
+    assert f"wears one@{worn.digest[:12]} at 0.5 on 7 sites (live)" in said
+    assert str(first) in said
+    assert provenance.asked.seed == 3
+    assert media.load_image(first).size == (64, 64)
+    made("--like", first, "-o", again, "--lora", one)
+    assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.usefixtures("once")
+def test_an_adapter_changes_the_picture(tmp_path: Path, files: Path) -> None:
+    pictures = []
+    for index, lora in enumerate(((), ("--lora", f"one={files / 'one.safetensors'}"))):
+        path = tmp_path / f"{index}.png"
+        said = made(STAR, "-o", path, *lora, *SMALL).stdout
+        assert ("wears nothing" in said) == (not lora)
+        pictures.append(media.load_image(path).tobytes())
+    assert pictures[0] != pictures[1]
+
+
+@pytest.mark.usefixtures("once")
+def test_several_prompts_are_one_batch_with_seeds_that_count_up(
+    tmp_path: Path, files: Path
+) -> None:
+    loras = [f"{name}={files / name}.safetensors:{s}" for name, s in (("one", 0.5), ("two", -1))]
+    prompts = (STAR, "a small blue heart on a white background")
+    made(
+        *prompts, "-o", tmp_path / "a.png", "--lora", loras[0], "--lora", loras[1], "--seed", "5",
+        "--negative", "blue", "--guidance", "2", "--policy", "fused", *SMALL,
+    )  # fmt: skip
+    assert names(tmp_path) == ["a-1.png", "a-2.png"]
+    for index, prompt in enumerate(prompts):
+        provenance = media.read_provenance(tmp_path / f"a-{index + 1}.png")
+        assert provenance.asked.prompt == prompt
+        assert provenance.asked.seed == 5 + index
+        assert provenance.asked.negative_prompt == "blue"
+        assert provenance.asked.sampling.guidance == 2.0
+        assert provenance.policy == "fused"
+        assert {(worn.name, worn.strength) for worn in provenance.worn} == {
+            ("one", 0.5),
+            ("two", -1.0),
+        }
+
+
+@pytest.mark.usefixtures("once")
+def test_a_video_from_its_first_and_last_image_is_made_again_from_itself(tmp_path: Path) -> None:
+    ends = [tmp_path / "first.png", tmp_path / "last.png"]
+    for colour, path in zip(("red", "blue"), ends, strict=True):
+        Image.new("RGB", (64, 64), colour).save(path)
+    images = [word for path in ends for word in ("--image", path)]
+    first, again = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    assert made(STAR, "-o", first, "--frames", "5", *images, *SMALL).stderr == ""
+    asked = media.read_provenance(first).asked
+    assert asked.canvas == replace(find.card("mini").defaults.video, width=64, height=64, frames=5)
+    assert [shown.frame for shown in asked.images] == [0, -1]
+    assert [shown.digest for shown in asked.images] == [
+        media.digest_of_image(media.load_image(path)) for path in ends
+    ]
+    assert "give as many with --image" in refused("generate", "--like", first, "-o", again)
+    made("--like", first, "-o", again, *images)
+    assert first.read_bytes() == again.read_bytes()
+    swapped = made("--like", first, "-o", again, *images[2:], *images[:2])
+    assert "loraloom: note: an image of --image is not the one" in swapped.stderr
+    assert first.read_bytes() != again.read_bytes()
+
+
+@pytest.mark.usefixtures("once")
+def test_options_override_the_remade_file(tmp_path: Path, files: Path) -> None:
+    one, two = (f"{name}={files / name}.safetensors" for name in ("one", "two"))
+    first, again = tmp_path / "a.png", tmp_path / "b.png"
+    made(STAR, "-o", first, "--lora", f"{one}:0.5", "--seed", "3", "--policy", "fused", *SMALL)
+    made("--like", first, "-o", again, "--lora", f"{one}:0.25", "--lora", two, "--seed", "4")
+    before, after = media.read_provenance(first), media.read_provenance(again)
+    assert after.asked == replace(before.asked, seed=4)
+    assert after.policy == "fused"
+    assert {(worn.name, worn.strength) for worn in after.worn} == {("one", 0.25), ("two", 1.0)}
+    made("another prompt", "--like", first, "-o", again, "--lora", "one:0", "--steps", "3")
+    after = media.read_provenance(again)
+    assert after.asked.prompt == "another prompt"
+    assert after.asked.sampling == replace(before.asked.sampling, steps=3)
+    assert after.worn == ()
+
+
+@pytest.mark.usefixtures("once")
+def test_the_pieces_of_a_file_that_fits_in_part_are_worn_if_that_is_allowed(
+    tmp_path: Path, files: Path
+) -> None:
+    odd = ("--lora", f"odd={files / 'odd.safetensors'}", "-o", tmp_path / "a.png", *SMALL)
+    assert "transformer_blocks.77.attn1.to_q" in refused("generate", STAR, *odd)
+    made(STAR, *odd, "--allow-partial", "--alpha", "2")
+    assert media.read_provenance(tmp_path / "a.png").worn[0].sites == 7
+
+
+@pytest.mark.usefixtures("once")
+def test_alpha_is_part_of_what_an_adapter_is(tmp_path: Path, files: Path) -> None:
+    lora = ("--lora", f"one={files / 'one.safetensors'}")
+    digests = set()
+    for index, alpha in enumerate(((), ("--alpha", "2"), ("--alpha", "8"))):
+        path = tmp_path / f"{index}.png"
+        made(STAR, "-o", path, *lora, *alpha, *SMALL)
+        digests.add(media.read_provenance(path).worn[0].digest)
+    assert len(digests) == 3
