@@ -92,11 +92,11 @@ class LoraLayer(nn.Module):
         if folded is None:
             return y
         x = args[0] if args else kwargs["input"]  # as torch's layers name it
-        return y + self.difference(x, folded).to(y.dtype)
+        return self.wear(y, x, folded)
 
     @abstractmethod
-    def difference(self, x: Tensor, folded: Folded) -> Tensor:
-        """What ``folded`` adds to the output for ``x``."""
+    def wear(self, y: Tensor, x: Tensor, folded: Folded) -> Tensor:
+        """``y`` plus what ``folded`` makes of ``x``; ``y`` is fresh and may be written to."""
 
     def scaled(self, hidden: Tensor, folded: Folded, axis: int) -> Tensor:
         """``hidden`` with every rank, along ``axis``, times its scale in the entry's row."""
@@ -112,27 +112,32 @@ class LoraLayer(nn.Module):
 class LinearSite(LoraLayer):
     """``x`` is ``[rows, …, in]``."""
 
-    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+    def wear(self, y: Tensor, x: Tensor, folded: Folded) -> Tensor:
         hidden = functional.linear(x.to(folded.down.dtype), folded.down)
-        return functional.linear(self.scaled(hidden, folded, -1), folded.up)
+        hidden = self.scaled(hidden, folded, -1)
+        if y.dtype != folded.up.dtype or not y.is_contiguous():
+            return y + functional.linear(hidden, folded.up).to(y.dtype)
+        # added where it lies: a difference of the output's size would be written and read again
+        y.view(-1, y.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), folded.up.t())
+        return y
 
 
 class ConvSite(LoraLayer):
     """``x`` is ``[rows, in, *space]``; stride, padding and dilation are the layer's own."""
 
-    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+    def wear(self, y: Tensor, x: Tensor, folded: Folded) -> Tensor:
         conv = cast("nn.Conv2d", self)
         hidden = conv._conv_forward(x.to(folded.down.dtype), folded.down, None)
         one_by_one = (functional.conv1d, functional.conv2d, functional.conv3d)[folded.up.ndim - 3]
-        return one_by_one(self.scaled(hidden, folded, 1), folded.up)
+        return y + one_by_one(self.scaled(hidden, folded, 1), folded.up).to(y.dtype)
 
 
 class EmbeddingSite(LoraLayer):
     """``x`` is ``[rows, …]`` of indices; ``up`` holds an entry's ranks, ``down`` their vectors."""
 
-    def difference(self, x: Tensor, folded: Folded) -> Tensor:
+    def wear(self, y: Tensor, x: Tensor, folded: Folded) -> Tensor:
         hidden = functional.embedding(x, folded.up)
-        return self.scaled(hidden, folded, -1) @ folded.down
+        return y + (self.scaled(hidden, folded, -1) @ folded.down).to(y.dtype)
 
 
 KINDS: tuple[tuple[type[nn.Module], type[LoraLayer]], ...] = (
