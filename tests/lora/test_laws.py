@@ -373,6 +373,21 @@ def test_nothing_is_kept_of_a_weight_that_lies_in_the_checkpoint() -> None:
     assert model.weights.replaced == {}
 
 
+def test_a_weight_that_was_written_to_is_not_taken_from_the_checkpoint() -> None:
+    module, model = worn()
+    for _ in range(2):
+        with model.wearing(Applied(fused=mix(all=1))):
+            pass
+    module.time.weight.add_(0.25)
+    written = module.time.weight.clone()
+    module.blocks[0].get_submodule("ff.0").weight = torch.nn.Parameter(torch.ones(32, 16))
+    with model.wearing(Applied(fused=mix(all=1))):
+        kept = {site for site, weight in model.weights.replaced.items() if weight is not None}
+        assert {"time", "blocks.0.ff.0"} <= kept
+    assert torch.equal(module.time.weight, written)
+    assert torch.equal(module.get_parameter("blocks.0.ff.0.weight"), torch.ones(32, 16))
+
+
 def test_release_gives_the_module_back_as_it_was() -> None:
     module, model = worn()
     model.become(Applied.rows([mix(all=1)], fused=mix(half=1)))

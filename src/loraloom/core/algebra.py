@@ -77,9 +77,8 @@ def fold(
 
 def delta(folded: Folded, row: int = 0) -> Tensor:
     """The difference ``[out, in, *kernel]`` that one row wears, in float32."""
-    up = folded.up.float().flatten(1) * folded.scale[row].float()
-    product = up @ folded.down.float().flatten(1)
-    return product.reshape(len(up), *folded.down.shape[1:])
+    up, down = _factors(folded, row)
+    return (up @ down).reshape(len(up), *folded.down.shape[1:])
 
 
 def fused(weight: Tensor, folded: Folded) -> Tensor:
@@ -87,7 +86,15 @@ def fused(weight: Tensor, folded: Folded) -> Tensor:
 
     Computed in float32 and rounded once: k roundings to bfloat16 have √k to k times the error.
     """
-    return (weight.float() + delta(folded).to(weight.device)).to(weight.dtype)
+    up, down = _factors(folded, 0)
+    total = torch.addmm(weight.float().flatten(1), up.to(weight.device), down.to(weight.device))
+    return total.reshape(weight.shape).to(weight.dtype)
+
+
+def _factors(folded: Folded, row: int) -> tuple[Tensor, Tensor]:
+    """``up · diag(scale)`` and ``down`` as float32 matrices."""
+    up = folded.up.float().flatten(1) * folded.scale[row].float()
+    return up, folded.down.float().flatten(1)
 
 
 def reference(weight: Tensor, updates: Sequence[LowRank], strengths: Sequence[float]) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import torch
 from torch import nn
@@ -33,6 +35,7 @@ class Weights:
         self.layers = layers
         self.checkpoint = checkpoint
         self.replaced: Mapping[Site, nn.Parameter | None] = {}
+        self.compared: dict[Site, Seen] = {}
 
     def pristine(self, site: Site) -> nn.Parameter:
         """The weight ``[out, in, *kernel]`` that the model was loaded with."""
@@ -58,17 +61,44 @@ class Weights:
                 self.layers[site].weight = weight
             raise
         restored = after.keys() - fused.keys()
+        for site in restored:
+            if self.replaced[site] is None:
+                self.compared[site] = Seen.now(after[site])
         held = {**self.replaced, **kept}
         self.replaced = {site: held[site] for site in held.keys() - restored}
 
     def _keep(self, site: Site) -> nn.Parameter | None:
         """What has to be kept of a weight that is about to be replaced: nothing, if it is read."""
         weight = self.layers[site].weight
-        same = site in self.checkpoint and same_bits(self._read(site, weight), weight)
-        return None if same else weight
+        if site not in self.checkpoint:
+            return weight
+        seen = self.compared.get(site)
+        if seen is None or not seen.still(weight):
+            if not same_bits(self.checkpoint[site].to(weight), weight):
+                return weight
+            self.compared[site] = Seen.now(weight)
+        return None
 
     def _read(self, site: Site, like: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(self.checkpoint[site].to(like), requires_grad=like.requires_grad)
+        # a copy: whoever writes to a restored weight must not write to the checkpoint
+        weight = self.checkpoint[site].to(like, copy=True)
+        return nn.Parameter(weight, requires_grad=like.requires_grad)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A tensor at one moment; writing to it counts its ``_version`` up."""
+
+    tensor: ref[Tensor]
+    version: int
+
+    @classmethod
+    def now(cls, tensor: Tensor) -> Seen:
+        return cls(ref(tensor), tensor._version)
+
+    def still(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is the one that was seen, and nobody has written to it since."""
+        return self.tensor() is tensor and tensor._version == self.version
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
