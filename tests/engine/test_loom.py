@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 
 from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Sampling
 from loraloom.core.mix import Applied, Mix, Part
+from loraloom.core.schedule import Curve
 from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
+from loraloom.memory.cache import Cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,6 +209,25 @@ def test_a_result_tells_of_the_adapter_it_began_with(loom: Loom, tmp_path: Path)
 
     worn = replace(PICTURE, loras=(Lora("renamed"),))
     assert loom.images([worn], progress=rename)[0].worn[0].digest == began
+
+
+def test_requests_under_way_keep_the_adapter_they_began_with(loom: Loom) -> None:
+    loom.adapters.add("changing", loom.card.adapters["neon"])
+    fading = Lora("changing", 1.0, Curve.window(0.0, 1.0, ramp=0.5))
+    wide = replace(PICTURE, canvas=Canvas(96, 64), seed=2)
+    requests = [replace(each, loras=(fading,)) for each in (PICTURE, wide)]
+    want = loom.latents(requests)
+    loom.models[0].folds = Cache(loom.models[0].folds.budget)
+
+    def change(_done: int, _of: int) -> None:
+        loom.adapters.add("changing", loom.card.adapters["sketch"])
+
+    for got, wanted in zip(loom.latents(requests, progress=change), want, strict=True):
+        assert torch.equal(got, wanted)
+    assert not any(
+        key.name == "changing" and key != loom.adapters.get("changing").key
+        for key in loom.adapters.by_key
+    )
 
 
 def test_an_empty_list_is_refused(loom: Loom) -> None:

@@ -50,7 +50,7 @@ Update: TypeAlias = LowRank
 Updates: TypeAlias = "Mapping[Component, Mapping[Site, Update]]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Adapter:
     """Updates by component and site under a key of name and content.
 

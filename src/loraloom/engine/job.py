@@ -12,6 +12,7 @@ from loraloom.errors import InvalidRequestError, LoraloomError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loraloom.core.adapter import Adapter
     from loraloom.core.request import Canvas, Request
     from loraloom.models.card import Card
     from loraloom.store.catalog import Catalog
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request with nothing left open, and what it wears by the keys of its adapters."""
+    """A request with nothing left open, and what it wears by the keys of its adapters.
+
+    ``adapters`` are held so that they stay in the catalogue until the job is done.
+    """
 
     request: Request
     canvas: Canvas
     steps: int
     wears: Schedule
+    adapters: tuple[Adapter, ...] = ()
 
 
 def admit(requests: Sequence[Request], card: Card, catalog: Catalog) -> list[Job]:
@@ -64,13 +69,13 @@ def _admit(request: Request, card: Card, catalog: Catalog) -> Job:
             f"the number of steps is {sampling.steps}, want a whole number from {card.grid.steps}"
         )
     _check_conditions(request, canvas, card)
-    keys = [catalog.get(lora.name).key for lora in request.loras]
+    adapters = tuple(catalog.get(lora.name) for lora in request.loras)
     wears = Schedule.of(
-        Turn(Part(key, lora.strength, lora.scopes), lora.curve)
-        for key, lora in zip(keys, request.loras, strict=True)
+        Turn(Part(adapter.key, lora.strength, lora.scopes), lora.curve)
+        for adapter, lora in zip(adapters, request.loras, strict=True)
     )
     complete = replace(request, canvas=canvas, sampling=sampling, negative_prompt=negative)
-    return Job(complete, canvas, sampling.steps, wears)
+    return Job(complete, canvas, sampling.steps, wears, adapters)
 
 
 def _check_conditions(request: Request, canvas: Canvas, card: Card) -> None:

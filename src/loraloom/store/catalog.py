@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from loraloom.errors import UnknownAdapterError
 from loraloom.formats.load import load
@@ -30,7 +31,8 @@ class Catalog:
         self._sites = names
         self._bundled = dict(bundled or {})
         self._current: dict[str, Adapter] = {}
-        self.by_key: dict[AdapterKey, Adapter] = {}
+        # a version that was replaced is there as long as a request under way holds it
+        self.by_key: WeakValueDictionary[AdapterKey, Adapter] = WeakValueDictionary()
 
     def add(
         self,
@@ -42,7 +44,8 @@ class Catalog:
     ) -> Adapter:
         """Read an adapter file or folder and publish it under ``name``.
 
-        A name that is taken gets the new adapter; the same bytes again change nothing.
+        A name that is taken gets the new adapter, and requests under way keep the old one; the
+        same bytes again change nothing.
 
         Raises:
             AdapterFileError: the file cannot be read, or not all of it can be applied. The
@@ -54,8 +57,6 @@ class Catalog:
         if before is not None and before.key == adapter.key:
             return before
         self._current[name] = self.by_key[adapter.key] = adapter
-        if before is not None:
-            del self.by_key[before.key]
         return adapter
 
     def get(self, name: str) -> Adapter:
