@@ -373,6 +373,14 @@ def test_nothing_is_kept_of_a_weight_that_lies_in_the_checkpoint() -> None:
     assert model.weights.replaced == {}
 
 
+def test_what_acts_beside_fused_weights_reads_nothing_of_the_checkpoint() -> None:
+    module, model = worn()
+    model.become(Applied(fused=mix(all=1)))
+    model.weights.checkpoint = {}
+    model.become(Applied.rows([mix(half=1)], fused=mix(all=1)))
+    assert error(module(inputs(2)), float64(mix(all=1, half=1))(inputs(2).double())) < 1e-5
+
+
 def test_a_weight_that_was_written_to_is_not_taken_from_the_checkpoint() -> None:
     module, model = worn()
     for _ in range(2):

@@ -154,7 +154,7 @@ class LoraModel:
         for site in sorted(frozenset().union(*(self.coverage[key] for key in keys))):
             worn = self._fold(site, mixes)
             worn = worn if len(mixes) > 1 else worn.absorbed()
-            folded[site] = worn.to(self.weights.pristine(site).dtype)
+            folded[site] = worn.to(self.weights.layers[site].weight.dtype)
         return Live(len(mixes), folded)
 
     def _fold(self, site: Site, mixes: Sequence[Mix]) -> Folded:
@@ -162,7 +162,7 @@ class LoraModel:
         keys = [key for key in named if site in self.coverage[key]]
         updates = [self._adapter(key).sites(self.component)[site] for key in keys]
         strengths = [[mix.at(site, key) for key in keys] for mix in mixes]
-        return fold(updates, strengths, self.weights.pristine(site).device)
+        return fold(updates, strengths, self.weights.layers[site].weight.device)
 
 
 def become(models: Iterable[LoraModel], want: Applied) -> None:
