@@ -113,7 +113,9 @@ def test_the_pieces_of_a_file_that_fits_in_part_are_worn_if_that_is_allowed(
 ) -> None:
     odd = ("--lora", f"odd={files / 'odd.safetensors'}", "-o", tmp_path / "a.png", *SMALL)
     assert "transformer_blocks.77.attn1.to_q" in refused("generate", STAR, *odd)
-    made(STAR, *odd, "--allow-partial", "--alpha", "2")
+    told = made(STAR, *odd, "--allow-partial", "--alpha", "2").stderr
+    assert "keys used, 7 of 248 layers matched" in told
+    assert "no layer of this name: 2 keys: 'transformer.transformer_blocks.77" in told
     assert media.read_provenance(tmp_path / "a.png").worn[0].sites == 7
 
 

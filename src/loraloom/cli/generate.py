@@ -141,12 +141,14 @@ def _note_changes(order: Order) -> None:
 
 
 def _check_files(order: Order, how: How, card: Card) -> None:
-    """Return if the files of ``--lora NAME=PATH`` fit the model, as far as their headers say."""
+    """Return if the files of ``--lora NAME=PATH`` fit the model, and tell what of them does not."""
     files = [wish.path for wish in order.wishes if wish.path]
     names = find.name_table(card) if files else None
     for file in files:
         assert names
-        survey(file, names, alpha=how.alpha, allow_partial=how.allow_partial)
+        reading = survey(file, names, alpha=how.alpha, allow_partial=how.allow_partial)
+        if reading.problems:
+            note(reading.summary())
 
 
 def _load(order: Order, how: How, card: Card) -> Loom:

@@ -13,7 +13,7 @@ from loraloom.core.adapter import Adapter, LowRank
 from loraloom.errors import AdapterFileError, AdapterValueError
 
 from .header import read_header
-from .reading import counted
+from .reading import by_reason, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def load(name: str, reading: Reading) -> Adapter:
     updates: dict[Component, dict[Site, LowRank]] = defaultdict(dict)
     for each in loaded:
         updates[each.place.component][each.place.site] = each.update
-    notes = "; ".join((*reading.notes, *_idle_note(idle)))
+    notes = "; ".join((*reading.notes, *_idle_note(idle), *by_reason(reading.problems)))
     return Adapter.make(
         name, dict(updates), {**reading.about, **({"notes": notes} if notes else {})}
     )
