@@ -17,6 +17,7 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
+from loraloom.models.ltx2 import CLASSIFIER_FREE
 from training import configs
 from training.drawing import paint, paint_transition
 from training.judge import PIXELS, judge, motion_of, style_of
@@ -46,13 +47,7 @@ class Call:
             "height": PIXELS,
             "width": PIXELS,
             "frame_rate": configs.FRAME_RATE,
-            "stg_scale": 0.0,
-            "modality_scale": 1.0,
-            "guidance_rescale": 0.0,
-            "audio_guidance_scale": 1.0,
-            "audio_stg_scale": 0.0,
-            "audio_modality_scale": 1.0,
-            "audio_guidance_rescale": 0.0,
+            **CLASSIFIER_FREE,
             "max_sequence_length": configs.TEXT_TOKENS,
             "output_type": "pt",
         }
