@@ -13,11 +13,12 @@ PACKAGE = ROOT / "src" / "loraloom"
 FLOORS = [
     {"errors"},
     {"core"},
-    {"formats", "memory"},
+    {"formats", "kernels", "memory"},
     {"lora", "store"},
     {"models"},
     {"pipelines"},
     {"engine"},
+    {"checks"},
     {"cli"},
 ]
 """Bottom to top; a folder imports only folders of lower floors."""

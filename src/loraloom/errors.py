@@ -66,6 +66,14 @@ class AdapterMismatchError(LoraloomError):
     """An adapter that does not fit the component it is put on."""
 
 
+class BudgetError(LoraloomError):
+    """Something that does not fit in the bytes that it may take."""
+
+
+class RestoreError(LoraloomError):
+    """A weight whose pristine bytes are not those that it had when an adapter was fused."""
+
+
 class RowsError(LoraloomError):
     """The rows that reach a layer cannot be assigned to the requests of the batch."""
 

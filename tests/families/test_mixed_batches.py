@@ -41,7 +41,7 @@ class Dressed:
     def know(self, worn: Adapter) -> None:
         """Add an adapter to the catalogue of every component."""
         for model in self.models:
-            model.adapters = {**model.adapters, worn.key: worn}
+            model.fitter.adapters = {**model.fitter.adapters, worn.key: worn}
 
     @contextmanager
     def wearing(self, mixes: Sequence[Mix], each: int = 1) -> Iterator[None]:

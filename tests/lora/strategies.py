@@ -59,14 +59,19 @@ SITES = {name: layer for name, layer in Tiny().named_modules() if isinstance(lay
 
 
 def adapter(
-    name: str, seed: int, sites: Sequence[str] | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    seed: int,
+    sites: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    rank: int | None = None,
 ) -> Adapter:
     """A random adapter of mixed ranks with fractional alphas."""
+    given = rank
     draw = torch.Generator().manual_seed(seed)
     updates = {}
     for site in sites or list(SITES):
         out, width = SITES[site].weight.shape
-        rank = int(torch.randint(1, 7, (), generator=draw))
+        rank = given or int(torch.randint(1, 7, (), generator=draw))
         down = torch.randn(rank, width, generator=draw) / width**0.5
         up = torch.randn(out, rank, generator=draw) / rank**0.5
         alpha = float(torch.rand((), generator=draw)) + 0.25

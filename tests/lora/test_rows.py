@@ -8,7 +8,7 @@ from torch import nn
 
 from loraloom.core.adapter import Adapter, LowRank
 from loraloom.core.mix import NOTHING, Applied, Mix, Part
-from loraloom.errors import AdapterMismatchError, RowsError
+from loraloom.errors import RowsError
 from loraloom.lora.model import LoraModel
 
 from .strategies import ADAPTERS, mix, tiny
@@ -85,11 +85,17 @@ def test_equal_mixes_fit_any_number_of_rows() -> None:
         assert module(torch.randn(7, 2, 16)).shape == (7, 2, 16)
 
 
-def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
+def test_a_layer_whose_forward_another_tool_replaced_wears_too() -> None:
     module = tiny()
-    object.__setattr__(module.time, "forward", lambda x: x)
-    with pytest.raises(AdapterMismatchError, match="the forward of time"):
-        LoraModel("transformer", module, ADAPTERS)
+    x = torch.randn(2, 16)
+    plain = module.time(x)
+    model = LoraModel("transformer", module, ADAPTERS)
+    with model.wearing(Applied.rows([mix(half=1)])):
+        worn = module.time(x) - plain
+    own = module.time.forward
+    object.__setattr__(module.time, "forward", lambda x: 2 * own(x))
+    with model.wearing(Applied.rows([mix(half=1)])):
+        torch.testing.assert_close(module.time(x), 2 * plain + worn)
 
 
 def model_of(module: nn.Module, site: str) -> tuple[LoraModel, Mix]:

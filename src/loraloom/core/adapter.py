@@ -11,6 +11,7 @@ from .mix import AdapterKey, Component, Site
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor
 
 
@@ -38,6 +39,12 @@ class LowRank:
     def shape(self) -> tuple[int, ...]:
         """Of the weight that this updates: ``(out, in, *kernel)``."""
         return self.up.shape[0], *self.down.shape[1:]
+
+    def to(self, device: torch.device, kind: torch.dtype | None = None) -> LowRank:
+        """The same on ``device`` and in another type; the object itself where nothing changes."""
+        down, up = (tensor.to(device, kind).contiguous() for tensor in self.tensors)
+        same = down is self.down and up is self.up
+        return self if same else LowRank(down, up, self.scale)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -17,6 +17,8 @@ import torch
 
 from loraloom.errors import InvalidStrengthError
 
+from .fusing import Factors, add
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,15 +45,6 @@ class Folded:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.down, self.up, self.scale))
 
-    def absorbed(self) -> Folded:
-        """The update of the first row alone, its scale multiplied into ``up``."""
-        scale = self.scale[0].reshape(-1, *[1] * (self.up.ndim - 2))
-        return Folded(self.down, self.up * scale, torch.ones_like(self.scale[:1]))
-
-    def to(self, dtype: torch.dtype) -> Folded:
-        """The factors in another type; the scales stay float32."""
-        return Folded(self.down.to(dtype), self.up.to(dtype), self.scale)
-
 
 def fold(
     updates: Sequence[Update], strengths: Sequence[Sequence[float]], device: torch.device
@@ -77,21 +70,21 @@ def fold(
 
 def delta(folded: Folded, row: int = 0) -> Tensor:
     """The difference ``[out, in, *kernel]`` that one row wears, in float32."""
-    up, down = _factors(folded, row)
+    up, down = matrices(folded, row)
     return (up @ down).reshape(len(up), *folded.down.shape[1:])
 
 
 def fused(weight: Tensor, folded: Folded) -> Tensor:
     """``weight + delta`` as a new tensor in the type of ``weight`` ``[out, in, *kernel]``.
 
-    Computed in float32 and rounded once: k roundings to bfloat16 have √k to k times the error.
+    Rounded once: k roundings to bfloat16 have √k to k times the error.
     """
-    up, down = _factors(folded, 0)
-    total = torch.addmm(weight.float().flatten(1), up.to(weight.device), down.to(weight.device))
-    return total.reshape(weight.shape).to(weight.dtype)
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    add(weight, Factors.of(*matrices(folded, 0), weight), out)
+    return out
 
 
-def _factors(folded: Folded, row: int) -> tuple[Tensor, Tensor]:
+def matrices(folded: Folded, row: int = 0) -> tuple[Tensor, Tensor]:
     """``up · diag(scale)`` and ``down`` as float32 matrices."""
     up = folded.up.float().flatten(1) * folded.scale[row].float()
     return up, folded.down.float().flatten(1)

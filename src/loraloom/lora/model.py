@@ -5,27 +5,30 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from torch import nn
-
-from loraloom.core.algebra import Folded, fold, fused
 from loraloom.core.mix import Applied, Mix
-from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
-from loraloom.memory.cache import Cache
+from loraloom.memory.residency import ORIGINAL
 
-from .layer import BARE, Cell, Live, LoraLayer, adaptable, check_free, install, uninstall
-from .plan import Plan, plan
-from .weights import Weights
+from .fitter import Fitter
+from .layer import Cell
+from .live import Live
+from .packs import idle, packs
+from .plan import plan
+from .sites import adaptable, check_free, install, uninstall
+from .slots import Slots
+from .wardrobe import Wardrobe
+from .weights import Fusion, Ground, Weights, shared_sites
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from loraloom.core.adapter import Adapter
-    from loraloom.core.mix import AdapterKey, Component, Segment, Site
+    from loraloom.core.mix import AdapterKey, Component, Site
+    from loraloom.memory.residency import Residency
 
-FOLD_BUDGET = 256 * 2**20
-"""Bytes of folded mixes that a component keeps, so that wearing one again costs nothing."""
+BUDGET = 256 * 2**20
+"""The least number of bytes for adapters worn live that a component gets by default."""
 
 
 class LoraModel:
@@ -37,7 +40,9 @@ class LoraModel:
         adapters: where adapters are found by key when they are first worn.
         checkpoint: the module's weights as they lie in files, by site: what of them is equal to
             the bit need not be kept in memory while it is fused.
-        fold_budget: bytes of folded mixes to keep.
+        budget: bytes of adapters, in the types of the weights, that may be ready to be worn live;
+            a quarter of the weights' by default, or 256 MiB for a small module.
+        residency: what memory is given for quick changes of fused weights.
 
     ``applied`` is the state; :meth:`become` is the only way to change it.
     """
@@ -49,120 +54,134 @@ class LoraModel:
         adapters: Mapping[AdapterKey, Adapter],
         *,
         checkpoint: Mapping[Site, Tensor] | None = None,
-        fold_budget: int = FOLD_BUDGET,
+        budget: int | None = None,
+        residency: Residency = ORIGINAL,
     ) -> None:
-        found = dict(module.named_modules())
+        packed, unused = packs(module), idle(module)
+        found = {
+            site: layer
+            for site, layer in module.named_modules()
+            if adaptable(layer) and site not in unused
+        }
         for site, layer in found.items():
-            if isinstance(layer, LoraLayer) or adaptable(layer):
-                check_free(layer, site)
-        self.component = component
-        self.adapters = adapters
+            check_free(layer, site)
         self.applied = Applied()
         self.cell = Cell(module)
-        layers = {
-            site: install(layer, site, self.cell)
-            for site, layer in found.items()
-            if adaptable(layer)
-        }
-        self.weights = Weights(layers, checkpoint or {})
-        self.coverage: dict[AdapterKey, frozenset[Site]] = {}
-        self.folds: Cache[tuple[Segment, ...], Live] = Cache(fold_budget)
+        layers = {site: install(layer, site, self.cell) for site, layer in found.items()}
+        shared = shared_sites(module, layers)
+        self.weights = Weights(layers, Ground(checkpoint or {}, shared, residency))
+        self.fitter = Fitter(component, layers, packed, adapters)
+        if budget is None:
+            budget = max(BUDGET, sum(each.nbytes for each in module.parameters()) // 4)
+        self.slots: Slots | None = None
+        self.wardrobe = Wardrobe(budget, f"adapters on {component}", self.fitter)
 
-    def become(self, want: Applied) -> Plan:
-        """Reach ``want`` completely, or raise and be as before. Returns what was done.
+    @property
+    def component(self) -> Component:
+        """The name that adapters call the module by."""
+        return self.fitter.component
+
+    def become(self, want: Applied) -> None:
+        """Reach ``want`` completely, or raise and be as before.
 
         Fused weights are computed from the pristine ones, whatever is worn now, so equal states
-        have equal bytes. Live segments that were worn before are one assignment.
+        have equal bytes. What was worn live before is one assignment.
 
         Raises:
             UnknownAdapterError: a mix names an adapter that is not there.
-            AdapterMismatchError: an adapter updates a site that the module lacks, or one of
-                another shape.
+            AdapterMismatchError: an adapter updates a site that the module lacks, one of another
+                shape, or, fused, one whose weight cannot be added to.
+            BudgetError: what is to be worn live exceeds the budget.
+            RestoreError: pristine bytes are lost.
         """
-        return self._reach(want, None)
+        where = self.cell.where()
+        live = self.wardrobe.ready(want.live, where)
+        if live is None or want.fused != self.applied.fused:
+            fusions, restore = self._fusions(want)
+            live = self.wardrobe.live(want.live, where)
+            if self.slots is not None:
+                self.slots.check(live)
+            self.weights.change(fusions, restore)
+        self._wear(live, want)
 
-    def _reach(self, want: Applied, live: Live | None) -> Plan:
-        """:meth:`become`, with what acts beside the weights if it is at hand."""
+    def _wear(self, live: Live, applied: Applied) -> None:
+        self.cell.wear(live)
+        self.applied = applied
+        if self.slots is not None:
+            self.cell.bucket = self.slots.hold(live)
+
+    def fix(self, ranks: Sequence[int] = (16, 64), *, samples: int = 1) -> None:
+        """Wear adapters through fixed memory from now on, for ``torch.compile`` and CUDA graphs.
+
+        Takes the largest of ``ranks`` ranks of memory for every site. A compiled module has a graph
+        for nothing worn and for each of ``ranks``, both for a batch that wears one mix and for one
+        whose samples wear mixes of their own; :meth:`warming` goes through them. After that no mix,
+        strength or adapter compiles anything.
+
+        Args:
+            ranks: sizes to choose from, summed over the adapters of a batch.
+            samples: at most so many samples of a batch wear mixes of their own.
+
+        Raises:
+            BudgetError: what is worn now has no room.
+        """
+        slots = Slots(self.weights.layers, ranks, samples)
+        slots.check(self.cell.live)
+        slots.open()
+        self.slots, self.cell.bucket = slots, slots.hold(self.cell.live)
+
+    def warming(self, samples: int = 1) -> Iterator[int]:
+        """Every size that a graph is compiled for, in turn: call the module with a batch at each.
+
+        ``samples`` of the batch wear mixes of their own, or 1: all wear the same. What is computed
+        meanwhile means nothing.
+        """
+        assert self.slots is not None
+        cell, now = self.cell, (self.cell.bucket, self.cell.samples)
+        try:
+            cell.samples = samples
+            for bucket in (0, *self.slots.ranks):
+                cell.bucket = bucket
+                yield bucket
+        finally:
+            cell.bucket, cell.samples = now
+
+    def _fusions(self, want: Applied) -> tuple[dict[Site, Fusion], frozenset[Site]]:
+        """What :func:`plan` says, with the adapters that it takes."""
         if want.fused != self.applied.fused:
-            self._cover(part.key for part in want.fused.parts)
-        step = plan(self.applied, want, self.coverage)
-        weights = {site: self._fused(site, mix) for site, mix in step.fuse.items()}
-        if live is None:
-            live = self.folds.get(want.live, lambda: self._live(want.live)) if want.live else BARE
-        self.weights.change(weights, step.restore)
-        self.cell.live, self.applied = live, want
-        return step
+            self.fitter.cover(part.key for part in want.fused.parts)
+        step = plan(self.applied, want, self.fitter.coverage)
+        for site in step.fuse:
+            self.weights.layers[site].check_fusible()
+        return {site: self._fusion(site, mix) for site, mix in step.fuse.items()}, step.restore
+
+    def _fusion(self, site: Site, mix: Mix) -> Fusion:
+        worn = [
+            (part.at(named), update)
+            for part in mix.parts
+            for named, update in self.fitter.updates(part.key)[site].items()
+        ]
+        return Fusion(site, mix, tuple(u for _, u in worn), tuple(s for s, _ in worn))
 
     @contextmanager
     def wearing(self, want: Applied) -> Iterator[LoraModel]:
         """``want`` inside the block, and what was worn before after it."""
-        before, live = self.applied, self.cell.live
+        before, live, fused = self.applied, self.cell.live, dict(self.weights.fused)
         self.become(want)
         try:
             yield self
         finally:
-            self._reach(before, live)
+            self.weights.become(fused)
+            self._wear(live, before)
 
     def release(self) -> None:
         """Take everything off and leave the module as it was before."""
         self.become(Applied())
+        if self.slots is not None:
+            self.slots.close()
         self.cell.close()
         for layer in self.weights.layers.values():
             uninstall(layer)
-
-    def check(self, adapter: Adapter) -> None:
-        """Return if every update of ``adapter`` for this component has a site that it fits.
-
-        Raises:
-            AdapterMismatchError: one has not.
-        """
-        layers = self.weights.layers
-        for site, update in adapter.sites(self.component).items():
-            where = f"adapter {adapter.key.name!r} at {self.component}.{site}"
-            if site not in layers:
-                near = hint(closest(site, layers), layers)
-                raise AdapterMismatchError(f"{where}: there is no such layer{near}")
-            shape = tuple(layers[site].weight.shape)
-            if shape != update.shape:
-                got, wanted = "×".join(map(str, update.shape)), "×".join(map(str, shape))
-                raise AdapterMismatchError(f"{where} is {got}, the layer is {wanted}")
-
-    def _cover(self, keys: Iterable[AdapterKey]) -> None:
-        """Learn which sites adapters update. A key is a content: what fitted once fits."""
-        for key in keys:
-            if key not in self.coverage:
-                adapter = self._adapter(key)
-                self.check(adapter)
-                self.coverage[key] = frozenset(adapter.sites(self.component))
-
-    def _adapter(self, key: AdapterKey) -> Adapter:
-        adapter = self.adapters.get(key)
-        if adapter is None:
-            raise UnknownAdapterError(str(key), [str(known) for known in self.adapters])
-        return adapter
-
-    def _fused(self, site: Site, mix: Mix) -> nn.Parameter:
-        weight = self.weights.pristine(site)
-        folded = self._fold(site, [mix])
-        return nn.Parameter(fused(weight.detach(), folded), requires_grad=weight.requires_grad)
-
-    def _live(self, segments: Sequence[Segment]) -> Live:
-        mixes = [segment.mix for segment in segments for _ in range(segment.stop - segment.start)]
-        keys = {part.key for mix in mixes for part in mix.parts}
-        self._cover(keys)
-        folded = {}
-        for site in sorted(frozenset().union(*(self.coverage[key] for key in keys))):
-            worn = self._fold(site, mixes)
-            worn = worn if len(mixes) > 1 else worn.absorbed()
-            folded[site] = worn.to(self.weights.layers[site].weight.dtype)
-        return Live(len(mixes), folded)
-
-    def _fold(self, site: Site, mixes: Sequence[Mix]) -> Folded:
-        named = sorted({part.key for mix in mixes for part in mix.parts})
-        keys = [key for key in named if site in self.coverage[key]]
-        updates = [self._adapter(key).sites(self.component)[site] for key in keys]
-        strengths = [[mix.at(site, key) for key in keys] for mix in mixes]
-        return fold(updates, strengths, self.weights.layers[site].weight.device)
 
 
 def become(models: Iterable[LoraModel], want: Applied) -> None:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from loraloom.core.mix import Segment
+from loraloom.errors import RowsError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loraloom.core.mix import Site
 
 
@@ -46,6 +51,67 @@ LAYOUTS = (
 """Components that break the rule of runs, which flattening any axis into the batch follows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How the samples of a batch lie in the leading axis of a layer's input.
+
+    A component sees its samples ``times`` over, one whole batch after the other (the passes of
+    guidance); a layer sees each of these rows as ``run`` neighbouring entries (tokens flattened
+    into the batch).
+    """
+
+    times: int
+    samples: int
+    run: int
+
+    def segments(self, worn: Sequence[Segment]) -> tuple[Segment, ...]:
+        """The segments of samples as segments of entries; those that wear nothing are left out."""
+        return tuple(
+            Segment(
+                (time * self.samples + segment.start) * self.run,
+                (time * self.samples + segment.stop) * self.run,
+                segment.mix,
+            )
+            for time in range(self.times)
+            for segment in worn
+            if segment.mix
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass as a layer sees it.
+
+    Attributes:
+        rows: that entered the component; 0 where nobody counted them.
+        entries: in the leading axis of the layer's input.
+    """
+
+    rows: int
+    entries: int
+
+    def spread(self, samples: int, order: Order, site: Site) -> Spread:
+        """Where the entries of every sample are.
+
+        Raises:
+            RowsError: no row can be told from another: the numbers do not divide, or they might
+                and the order of the layer's entries is another one.
+        """
+        rows, entries = self.rows, self.entries
+        if samples == 1:
+            return Spread(1, 1, entries)
+        divide = rows and rows % samples == 0 and entries % rows == 0
+        if not divide or order is Order.UNKNOWN or (order is Order.SINGLE and entries != rows):
+            raise RowsError(
+                f"{entries} entries reach {site} in a pass of {rows} rows, which cannot be "
+                f"assigned to {samples} samples that wear different mixes; want multiples (their "
+                f"order here: {order.value})"
+            )
+        if order is Order.BATCHES:
+            return Spread(entries // samples, samples, 1)
+        return Spread(rows // samples, samples, entries // rows)
+
+
 def order_of(component: type[nn.Module], site: Site, layer: nn.Module) -> Order:
     """How rows lie in what a layer of a component sees."""
     names = {each.__name__ for each in component.__mro__}
@@ -60,5 +126,5 @@ def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """How many rows enter a component: the leading axis of its main input."""
     named = [kwargs[name] for name in ("hidden_states", "sample", "input_ids") if name in kwargs]
     tensors = [value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor)]
-    assert tensors, "a component is called with tensors"
+    assert len(tensors) > 0, "a component is called with tensors"  # a list is no number to dynamo
     return tensors[0].shape[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from loraloom.errors import BudgetError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
 K = TypeVar("K", bound="Hashable")
 
@@ -22,29 +24,67 @@ V = TypeVar("V", bound=Measured)
 
 
 class Cache(Generic[K, V]):
-    """The most recently used values whose bytes together stay within ``budget``.
+    """The most recently used values whose bytes together never exceed ``budget``.
 
-    A value larger than the whole budget is given out and not kept.
+    ``what`` names the values in errors. ``dropped`` counts the values that made room for others.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, what: str) -> None:
         assert budget >= 0
         self.budget = budget
+        self.what = what
         self.nbytes = 0
+        self.dropped = 0
         self._kept: OrderedDict[K, V] = OrderedDict()
 
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of ``key``, made if it is not kept; what ``make`` raises changes nothing."""
+    def take(self, wanted: Mapping[K, int], make: Callable[[K], V]) -> dict[K, V]:
+        """The values of all of ``wanted``, together; ``wanted`` gives the bytes of each.
+
+        What is missing is made, and others leave first. What ``make`` raises leaves what was made
+        before it.
+
+        Raises:
+            BudgetError: together they exceed the budget; nothing has changed.
+        """
+        total = sum(wanted.values())
+        if total > self.budget:
+            raise BudgetError(f"{self.what} take {total} bytes, the budget is {self.budget}")
+        for key, size in wanted.items():
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                continue
+            self._make_room(size, wanted)
+            value = make(key)
+            assert value.nbytes == size
+            self._kept[key] = value
+            self.nbytes += size
+        return {key: self._kept[key] for key in wanted}
+
+    def find(self, key: K) -> V | None:
+        """The value of ``key`` if it is kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key]
-        value = make()
-        if value.nbytes <= self.budget:
-            while self.nbytes + value.nbytes > self.budget:
-                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
-            self._kept[key] = value
-            self.nbytes += value.nbytes
-        return value
+        return self._kept.get(key)
+
+    def offer(self, key: K, size: int, make: Callable[[], V]) -> None:
+        """Keep the value of ``key`` if the budget has room for it at all."""
+        if key not in self._kept and size <= self.budget:
+            self.take({key: size}, lambda _key: make())
+
+    def _make_room(self, size: int, wanted: Mapping[K, int]) -> None:
+        """Drop the least recently used that nobody wants now, until ``size`` fits."""
+        for key in list(self._kept):
+            if self.nbytes + size <= self.budget:
+                return
+            if key not in wanted:
+                self.nbytes -= self._kept.pop(key).nbytes
+                self.dropped += 1
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._kept)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -1,0 +1,108 @@
+"""Adapters as one component takes them: which sites they reach, and whether they fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loraloom.core.packing import shapes, spread
+from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
+
+from .live import Fitted, Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import torch
+
+    from loraloom.core.adapter import Adapter, Update
+    from loraloom.core.mix import AdapterKey, Component, Site
+    from loraloom.core.packing import Packed
+
+    from .layer import LoraLayer
+
+
+class Fitter:
+    """Finds adapters by key and fits them to the layers of a component.
+
+    ``coverage`` says which sites an adapter updates, of those that were asked for.
+
+    Args:
+        component: the name that adapters call it by.
+        layers: by site.
+        packs: layers that do what adapters know as several.
+        adapters: where adapters are found.
+    """
+
+    def __init__(
+        self,
+        component: Component,
+        layers: Mapping[Site, LoraLayer],
+        packs: Mapping[Site, Packed],
+        adapters: Mapping[AdapterKey, Adapter],
+    ) -> None:
+        self.component = component
+        self.layers = layers
+        self.packs = packs
+        self.adapters = adapters
+        self.coverage: dict[AdapterKey, frozenset[Site]] = {}
+
+    def cover(self, keys: Iterable[AdapterKey]) -> None:
+        """Learn which sites adapters update. A key is a content: what fitted once fits.
+
+        Raises:
+            UnknownAdapterError, AdapterMismatchError: see :meth:`check`.
+        """
+        for key in keys:
+            if key not in self.coverage:
+                self.check(self._adapter(key))
+                self.coverage[key] = frozenset(self.updates(key))
+
+    def check(self, adapter: Adapter) -> None:
+        """Return if every update of ``adapter`` for this component has a site that it fits.
+
+        Raises:
+            AdapterMismatchError: one has not.
+        """
+        there = {site: layer.shape for site, layer in self.layers.items()}
+        there |= shapes(self.packs)
+        for site, update in adapter.sites(self.component).items():
+            where = f"adapter {adapter.key.name!r} at {self.component}.{site}"
+            if site not in there:
+                near = hint(closest(site, there), there)
+                raise AdapterMismatchError(f"{where}: there is no such layer{near}")
+            if there[site] != update.shape:
+                got, wanted = "×".join(map(str, update.shape)), "×".join(map(str, there[site]))
+                raise AdapterMismatchError(f"{where} is {got}, the layer is {wanted}")
+
+    def updates(self, key: AdapterKey) -> Mapping[Site, Mapping[Site, Update]]:
+        """By the site that they act at and, within, by the site that the adapter names.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+        """
+        return spread(self._adapter(key).sites(self.component), self.packs)
+
+    def size(self, key: AdapterKey) -> int:
+        """Bytes that an adapter takes in the types of the weights."""
+        self.cover([key])
+        return sum(
+            tensor.numel() * self.layers[site].kind.itemsize
+            for site, updates in self.updates(key).items()
+            for update in updates.values()
+            for tensor in update.tensors
+        )
+
+    def fit(self, key: AdapterKey, device: torch.device) -> Fitted:
+        """An adapter in the types of the weights."""
+        sites: dict[Site, tuple[Piece, ...]] = {}
+        for site, updates in self.updates(key).items():
+            kind = self.layers[site].kind
+            pieces = (Piece(name, update.to(device, kind)) for name, update in updates.items())
+            sites[site] = tuple(pieces)
+        return Fitted(sites)
+
+    def _adapter(self, key: AdapterKey) -> Adapter:
+        adapter = self.adapters.get(key)
+        if adapter is None:
+            raise UnknownAdapterError(str(key), [str(known) for known in self.adapters])
+        return adapter
