@@ -8,16 +8,21 @@ two bfloat16 numbers, so that the product keeps 16 bits of the factors where the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
-SCRATCH = 2**20
-"""Elements of the float32 scratch that a weight passes through: a share of the cache on a CPU."""
+BLOCK = {"cpu": 2**20}
+"""Elements of a weight that are worked on at once, by type of device: what a CPU's cache holds."""
+
+LARGE_BLOCK = 2**25
+"""Those on any other device, whose memory is what counts."""
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """An integer type of as many bytes, to compare numbers by their bits."""
@@ -35,11 +40,7 @@ class Factors:
         """Two float32 matrices in the form that suits ``weight``, on its device."""
         up, down = up.to(weight.device), down.to(weight.device)
         if weight.dtype == torch.bfloat16 and multiplies_bfloat16(weight.device):
-            (up_high, up_low), (down_high, down_low) = _split(up), _split(down)
-            return cls(
-                torch.cat([up_high, up_low, up_high], 1),
-                torch.cat([down_high, down_high, down_low]),
-            )
+            return cls(*_split(up, down))
         wide = torch.promote_types(weight.dtype, torch.float32)
         return cls(up.to(wide), down.to(wide))
 
@@ -47,10 +48,14 @@ class Factors:
         """The same with the other sign."""
         return Factors(-self.up, self.down)
 
+    def rows(self, rows: slice) -> Factors:
+        """Of some rows of the weight."""
+        return Factors(self.up[rows], self.down)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ledger:
-    """What subtracting the factors again would not restore of a weight.
+class Missed:
+    """Elements of a block that subtracting does not restore.
 
     Attributes:
         gaps: distance of every such element to the one before, in the smallest type that holds all.
@@ -60,9 +65,29 @@ class Ledger:
     gaps: Tensor
     values: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        return self.gaps.nbytes + self.values.nbytes
+    @classmethod
+    def of(cls, before: Tensor, back: Tensor) -> Missed:
+        """Where ``back`` is not ``before``."""
+        one, other = (_bits(tensor).flatten() for tensor in (before, back))
+        places = _places(one, other)
+        gaps = places.diff(prepend=places.new_zeros(1))
+        largest = int(gaps.max()) if len(gaps) else 0
+        kinds = (torch.uint8, torch.int16, torch.int32, torch.int64)
+        kind = next(kind for kind in kinds if largest <= torch.iinfo(kind).max)
+        return cls(gaps.to(kind), one[places])
+
+    def mend(self, back: Tensor) -> None:
+        """Make ``back`` what was before."""
+        _bits(back).view(-1)[self.gaps.to(torch.int64).cumsum(0)] = self.values
+
+
+Ledger: TypeAlias = tuple[Missed, ...]
+"""What subtracting misses of a whole weight, block by block."""
+
+
+def size(ledger: Ledger) -> int:
+    """Bytes that a ledger takes."""
+    return sum(missed.gaps.nbytes + missed.values.nbytes for missed in ledger)
 
 
 def add(weight: Tensor, factors: Factors, out: Tensor) -> None:
@@ -70,44 +95,68 @@ def add(weight: Tensor, factors: Factors, out: Tensor) -> None:
 
     Equal arguments give equal bits, whatever ``out`` held before.
     """
-    source, target = weight.flatten(1), out.view(len(out), -1)
-    if factors.up.dtype == weight.dtype == torch.bfloat16:
-        torch.addmm(source, factors.up, factors.down, out=target)
-        return
-    step = max(SCRATCH // source.shape[1], 1) if weight.device.type == "cpu" else len(source)
-    scratch = torch.empty_like(source[:step], dtype=factors.up.dtype)
-    for start in range(0, len(source), step):
-        rows = slice(start, start + step)
-        total = scratch[: len(source[rows])].copy_(source[rows])
-        target[rows].copy_(total.addmm_(factors.up[rows], factors.down))
+    source, target = weight.flatten(1), _matrix(out)
+    scratch = _scratch(source, factors.up.dtype)
+    for rows in _blocks(source):
+        _add(source[rows], factors.rows(rows), target[rows], scratch)
 
 
 def add_reversibly(weight: Tensor, factors: Factors) -> Ledger:
     """``weight += up @ down`` in place; :func:`subtract` with what is returned undoes it.
 
-    The inverse is proved here: it is carried out, and what it misses is the ledger. Until the last
-    line, which copies, ``weight`` is untouched.
+    The inverse is proved here: it is carried out, and what it misses is the ledger. A failure
+    leaves the weight as it was.
     """
-    fused, back = torch.empty_like(weight), torch.empty_like(weight)
-    add(weight, factors, fused)
-    add(fused, factors.negated(), back)
-    before, after = (_bits(tensor).flatten() for tensor in (weight, back))
-    missed = _places(before, after)
-    gaps = missed.diff(prepend=missed.new_zeros(1))
-    largest = int(gaps.max()) if len(gaps) else 0
-    kinds = (torch.uint8, torch.int16, torch.int32, torch.int64)
-    kind = next(kind for kind in kinds if largest <= torch.iinfo(kind).max)
-    ledger = Ledger(gaps.to(kind), before[missed])
-    weight.copy_(fused)
-    return ledger
+    target, negated = _matrix(weight), factors.negated()
+    before, fused, back = (_scratch(target, weight.dtype) for _ in range(3))
+    scratch = _scratch(target, factors.up.dtype)
+    ledger: list[Missed] = []
+    for rows in _blocks(target):
+        part = target[rows]
+        was, then, again = (each[: len(part)] for each in (before, fused, back))
+        was.copy_(part)
+        try:
+            _add(was, factors.rows(rows), then, scratch)
+            _add(then, negated.rows(rows), again, scratch)
+            missed = Missed.of(was, again)
+            part.copy_(then)
+            ledger.append(missed)
+        except BaseException:
+            part.copy_(was)
+            done = slice(0, rows.start)
+            subtract(target[done], factors.rows(done), tuple(ledger))
+            raise
+    return tuple(ledger)
 
 
-def subtract(weight: Tensor, factors: Factors, ledger: Ledger) -> Tensor:
-    """What ``weight`` was before :func:`add_reversibly`, to the bit, as a new tensor."""
-    before = torch.empty_like(weight)
-    add(weight, factors.negated(), before)
-    _bits(before).view(-1)[ledger.gaps.to(torch.int64).cumsum(0)] = ledger.values
-    return before
+def subtract(weight: Tensor, factors: Factors, ledger: Ledger, wanted: Tensor | None = None) -> int:
+    """Undo :func:`add_reversibly` in place, to the bit.
+
+    ``wanted`` is the :func:`digest` of what is to come out. Returns how many rows of a block
+    would not be that; then, as after a failure, the weight is as it was before this call.
+    """
+    target, negated = _matrix(weight), factors.negated()
+    back, scratch = _scratch(target, weight.dtype), _scratch(target, factors.up.dtype)
+    for rows, missed in zip(_blocks(target), ledger, strict=True):
+        part = target[rows]
+        again = back[: len(part)]
+        try:
+            _add(part, negated.rows(rows), again, scratch)
+            missed.mend(again)
+            lost = 0 if wanted is None else int((digest(again) != wanted[rows]).sum())
+        except BaseException:
+            _put_back(target, factors, rows.start)
+            raise
+        if lost:
+            _put_back(target, factors, rows.start)
+            return lost
+        part.copy_(again)
+    return 0
+
+
+def _put_back(target: Tensor, factors: Factors, stop: int) -> None:
+    done = slice(0, stop)
+    add(target[done], factors.rows(done), target[done])
 
 
 def digest(weight: Tensor) -> Tensor:
@@ -135,10 +184,50 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _split(number: Tensor) -> tuple[Tensor, Tensor]:
-    """A float32 tensor as the sum of two of bfloat16, but for its last 8 bits."""
-    high = number.bfloat16()
-    return high, (number - high.float()).bfloat16()
+def _add(source: Tensor, factors: Factors, out: Tensor, scratch: Tensor) -> None:
+    """One block of :func:`add`."""
+    if factors.up.dtype == source.dtype == torch.bfloat16:
+        torch.addmm(source, factors.up, factors.down, out=out)
+    else:
+        total = scratch[: len(source)].copy_(source)
+        out.copy_(total.addmm_(factors.up, factors.down))
+
+
+def _split(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors in bfloat16 whose product is that of two in float32, but for its last 8 bits.
+
+    A number is the sum of two: ``(u + u')(d + d') ≈ ud + u'd + ud'``. Where the low halves are
+    zero, as in an adapter that is stored in bfloat16, they are left out.
+    """
+    (high, low), (down_high, down_low) = (
+        (t.bfloat16(), t - t.bfloat16().float()) for t in (up, down)
+    )
+    ups, downs = [high], [down_high]
+    if low.any():
+        ups, downs = [*ups, low.bfloat16()], [*downs, down_high]
+    if down_low.any():
+        ups, downs = [*ups, high], [*downs, down_low.bfloat16()]
+    return torch.cat(ups, 1), torch.cat(downs)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """``[out, in · kernel]`` in the memory of a weight."""
+    return weight.view(len(weight), weight.shape[1:].numel())
+
+
+def _blocks(rows: Tensor) -> Iterator[slice]:
+    """The rows of a matrix, some at a time."""
+    step = _step(rows)
+    return (slice(start, start + step) for start in range(0, len(rows), step))
+
+
+def _step(rows: Tensor) -> int:
+    return max(BLOCK.get(rows.device.type, LARGE_BLOCK) // max(rows.shape[1], 1), 1)
+
+
+def _scratch(rows: Tensor, kind: torch.dtype) -> Tensor:
+    """Room for a block of ``rows``."""
+    return torch.empty_like(rows[: _step(rows)], dtype=kind)
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import torch
 from torch import nn
 
-from loraloom.core.fusing import Factors, Ledger, add, add_reversibly, digest, subtract
+from loraloom.core.fusing import Factors, Ledger, add, add_reversibly, digest, size, subtract
 from loraloom.errors import RestoreError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Copied:
 
     def restore(self, layer: LoraLayer) -> None:
         pristine = self.read()
-        check(pristine, self.digest, layer)
+        check(int((digest(pristine) != self.digest.to(pristine.device)).sum()), layer)
         layer.weight.detach().copy_(pristine)
 
 
@@ -87,24 +87,28 @@ class Ledgered:
     digest: Tensor
     fusion: Addition | None = None
     ledger: Ledger | None = None
+    device: torch.device | None = None
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.ledger is None else self.ledger.nbytes
+        return 0 if self.ledger is None else size(self.ledger)
 
     def fuse(self, layer: LoraLayer, fusion: Addition) -> None:
         self.restore(layer)
         weight = layer.weight.detach()
         self.ledger = add_reversibly(weight, fusion.factors(weight))
-        self.fusion = fusion
+        self.fusion, self.device = fusion, weight.device
 
     def restore(self, layer: LoraLayer) -> None:
         if self.ledger is None or self.fusion is None:
             return
+        # where it was fused: another device rounds otherwise
         weight = layer.weight.detach()
-        pristine = subtract(weight, self.fusion.factors(weight), self.ledger)
-        check(pristine, self.digest, layer)
-        weight.copy_(pristine)
+        there = weight.to(self.device)
+        digest = self.digest.to(self.device)
+        check(subtract(there, self.fusion.factors(there), self.ledger, digest), layer)
+        if there is not weight:
+            weight.copy_(there)
         self.ledger = None
 
 
@@ -132,16 +136,15 @@ class Beside:
         layer.weight = self.pristine
 
 
-def check(pristine: Tensor, wanted: Tensor, layer: LoraLayer) -> None:
-    """Return if ``pristine`` is what it was.
+def check(lost: int, layer: LoraLayer) -> None:
+    """Return if no row of a weight is ``lost``.
 
     Raises:
-        RestoreError: it is not.
+        RestoreError: some are.
     """
-    rows = digest(pristine).to(wanted.device) != wanted
-    if rows.any():
+    if lost:
         raise RestoreError(
-            f"{int(rows.sum())} of {len(rows)} rows of the weight of {layer.site} would not be "
-            "restored: its file was written over, or the fused weight was, or this process "
-            "multiplies otherwise than before; load the model again"
+            f"{lost} rows of the weight of {layer.site} would not be restored: its file was "
+            "written over, or the fused weight was, or this process multiplies otherwise than "
+            "before; load the model again"
         )
