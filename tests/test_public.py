@@ -25,6 +25,10 @@ FLAGS = {
         *("--allow-partial", "--like"),
     },
     "demo": {"--output", "-o"},
+    "check": {
+        *("--model", "--adapter", "--prompt", "--seed", "--size", "--steps", "--output", "-o"),
+        *("--record", "--against"),
+    },
     "models": set(),
     "adapters": set(),
     "adapters inspect": {"file", "--model", "--alpha", "--allow-partial", "--json"},

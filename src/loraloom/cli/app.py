@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import loraloom
 from loraloom.errors import LoraloomError
 
-from . import adapters, demo, generate, models
+from . import adapters, check, demo, generate, models
 from .console import complain
 
 # typer exports only one of its usage errors; this is the class of all of them
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("demo")(demo.demo)
+app.command("check")(check.check)
 app.command("models")(models.models)
 app.add_typer(adapters.app, name="adapters")
 
