@@ -60,7 +60,9 @@ Model: TypeAlias = Annotated[
 Worn: TypeAlias = Annotated[
     Policy | None,
     typer.Option(
-        "--policy", help="Wear adapters beside the weights or in them.", show_default="live"
+        "--policy",
+        help="Wear adapters beside the weights, in them, or whichever is faster.",
+        show_default="live",
     ),
 ]
 Alpha: TypeAlias = Annotated[

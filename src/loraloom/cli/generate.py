@@ -197,6 +197,7 @@ def _save(path: Path, result: Result, card: Card) -> None:
 def _tell(path: Path, result: Result) -> None:
     typer.echo(f"{path}  seed {result.request.seed}")
     for worn in result.worn:
-        typer.echo(f"  wears {worn} ({result.policy})")
+        said = worn.manner if result.policy == "auto" else worn.manner.mode
+        typer.echo(f"  wears {worn} ({said})")
     if not result.worn:
         typer.echo("  wears nothing")

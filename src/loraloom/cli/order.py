@@ -127,9 +127,14 @@ def canvas_of(order: Order, defaults: Defaults) -> Canvas:
 
 def loras(order: Order) -> tuple[Lora, ...]:
     """What the remade file wore, changed and extended by ``--lora``; 0 takes an adapter off."""
+    like = order.like
+    # what the policy auto chose for the remade file is not chosen again
+    chosen = like is not None and like.policy == "auto"
     wears = {
-        worn.name: Lora(worn.name, worn.strength, worn.curve, worn.scopes)
-        for worn in (order.like.worn if order.like else ())
+        each.name: Lora(
+            each.name, each.strength, each.curve, each.scopes, each.manner if chosen else None
+        )
+        for each in (like.worn if like else ())
     }
     for wish in order.wishes:
         before = wears.get(wish.name, Lora(wish.name))

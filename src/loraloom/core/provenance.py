@@ -11,13 +11,16 @@ from loraloom.errors import MediaError, RecordError
 
 from .mix import Scope
 from .records import record
-from .request import Canvas, Policy, Sampling
+from .request import LIVE, Canvas, Manner, Policy, Sampling
 from .schedule import ALWAYS, Curve
 
 
 @dataclass(frozen=True, slots=True)
 class Worn:
-    """One adapter as it was worn; ``sites`` counts the layers that it changed."""
+    """One adapter as it was worn; ``sites`` counts the layers that it changed.
+
+    ``manner`` is what :class:`Lora` takes to be worn so again.
+    """
 
     name: str
     digest: str
@@ -25,6 +28,7 @@ class Worn:
     sites: int
     curve: Curve = ALWAYS
     scopes: tuple[Scope, ...] = ()
+    manner: Manner = LIVE
 
     def __str__(self) -> str:
         said = f"{self.name}@{self.digest[:12]} at {self.strength:g} on {self.sites} sites"
@@ -112,9 +116,12 @@ class Provenance:
             f"Seed: {asked.seed}, Steps: {asked.sampling.steps}, "
             f"Guidance: {asked.sampling.guidance:g}, Size: {size}",
             f"Model: {self.model} {self.model_version}",
-            f"Adapters ({self.policy}): " + ("; ".join(map(str, self.worn)) or "none"),
+            f"Adapters ({self.policy}): " + ("; ".join(map(self._told, self.worn)) or "none"),
         ]
         return "\n".join(line for line in lines if line)
+
+    def _told(self, worn: Worn) -> str:
+        return f"{worn} ({worn.manner})" if self.policy == "auto" else str(worn)
 
 
 def _no_constant(word: str) -> NoReturn:

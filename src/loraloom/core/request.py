@@ -12,8 +12,25 @@ if TYPE_CHECKING:
 
     from .mix import Scope
 
-Policy: TypeAlias = Literal["live", "fused"]
-"""How a mix is worn: beside the weights, or in them."""
+Mode: TypeAlias = Literal["live", "fused"]
+"""How an adapter is worn: beside the weights, or in them."""
+
+Policy: TypeAlias = Literal["live", "fused", "auto"]
+"""How all that a request asks for is worn; under ``auto`` whichever mode costs less time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How one adapter of a request is worn, and why, in words for a person."""
+
+    mode: Mode
+    why: str = "asked for"
+
+    def __str__(self) -> str:
+        return f"{self.mode}: {self.why}"
+
+
+LIVE = Manner("live")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +40,15 @@ class Lora:
     Attributes:
         curve: a factor of the strength over denoising progress.
         scopes: factors of the strength by patterns of sites.
+        manner: how it is worn under the policy ``auto``; ``None`` leaves that open. The policies
+            ``live`` and ``fused`` hold for every adapter.
     """
 
     name: str
     strength: float = 1.0
     curve: Curve = ALWAYS
     scopes: tuple[Scope, ...] = ()
+    manner: Manner | None = None
 
 
 @dataclass(frozen=True, slots=True)

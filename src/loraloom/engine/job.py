@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from loraloom.core.mix import Part, finite
@@ -10,10 +10,11 @@ from loraloom.core.schedule import Schedule, Turn
 from loraloom.errors import InvalidRequestError, LoraloomError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from loraloom.core.adapter import Adapter
-    from loraloom.core.request import Canvas, Request
+    from loraloom.core.mix import AdapterKey
+    from loraloom.core.request import Canvas, Manner, Request
     from loraloom.models.card import Card
     from loraloom.store.catalog import Catalog
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Job:
     """A request with nothing left open, and what it wears by the keys of its adapters.
 
-    ``adapters`` are held so that they stay in the catalogue until the job is done.
+    ``adapters`` are held so that they stay in the catalogue until the job is done; ``manners`` are
+    those that the request settles.
     """
 
     request: Request
@@ -30,6 +32,7 @@ class Job:
     steps: int
     wears: Schedule
     adapters: tuple[Adapter, ...] = ()
+    manners: Mapping[AdapterKey, Manner] = field(default_factory=dict)
 
 
 def admit(requests: Sequence[Request], card: Card, catalog: Catalog) -> list[Job]:
@@ -75,7 +78,9 @@ def _admit(request: Request, card: Card, catalog: Catalog) -> Job:
         for adapter, lora in zip(adapters, request.loras, strict=True)
     )
     complete = replace(request, canvas=canvas, sampling=sampling, negative_prompt=negative)
-    return Job(complete, canvas, sampling.steps, wears, adapters)
+    named = zip(adapters, request.loras, strict=True)
+    manners = {adapter.key: lora.manner for adapter, lora in named if lora.manner}
+    return Job(complete, canvas, sampling.steps, wears, adapters, manners)
 
 
 def _check_conditions(request: Request, canvas: Canvas, card: Card) -> None:

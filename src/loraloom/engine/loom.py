@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache as once
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from loraloom.core.mix import Applied
+from loraloom.core.mix import NOTHING
 from loraloom.core.provenance import Worn
-from loraloom.core.request import Policy
+from loraloom.core.request import Manner, Policy
 from loraloom.errors import InvalidRequestError
+from loraloom.lora.calibrate import rates_of
 from loraloom.lora.model import LoraModel, become, wearing
 from loraloom.models.checkpoint import Checkpoint
 from loraloom.models.find import card as find_card
@@ -18,8 +23,10 @@ from loraloom.models.load import load
 from loraloom.pipelines.generate import decode, latents
 from loraloom.store.catalog import Catalog
 
-from .batch import group
+from .auto import Auto
+from .batch import Outfit, group, opened
 from .job import Job, admit
+from .traffic import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from loraloom.core.mix import AdapterKey
+    from loraloom.core.mix import AdapterKey, Applied
     from loraloom.core.request import Request
     from loraloom.models.card import Card
 
@@ -42,14 +49,22 @@ class Result:
     Attributes:
         request: with everything that the model's card filled in.
         frames: one of a picture, several of a video.
-        worn: what acted, with digest and strength.
-        policy: how it was worn.
+        worn: what acted, with digest and strength, in which mode and why.
+        policy: what was asked for.
     """
 
     request: Request
     frames: tuple[Image, ...]
     worn: tuple[Worn, ...]
     policy: Policy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """The latent of a job, and how its batch was worn."""
+
+    latent: Tensor
+    outfit: Outfit
 
 
 def _from(done: int, total: int, progress: Progress) -> Callable[[int], None]:
@@ -64,10 +79,12 @@ def _silent(_done: int, _of: int) -> None:
 class Loom:
     """A model with its adapters. Build one with :meth:`load`.
 
-    Every request brings its own adapters; between requests the weights are the pristine ones.
+    Every request brings its own adapters; between requests the weights are the pristine ones. Only
+    the policy ``auto`` may leave in them what it expects to be asked for again, until something
+    else is wanted or :meth:`bare` is called.
     """
 
-    def __init__(self, card: Card, pipe: Any) -> None:
+    def __init__(self, card: Card, pipe: Any, cache: Path) -> None:
         self.card = card
         self.pipe = pipe
         self.adapters = Catalog(name_table(card), card.adapters)
@@ -80,19 +97,29 @@ class Loom:
             )
             for component in card.family.wears
         )
+        self.auto = Auto(self.models, once(partial(rates_of, self.models[0], cache, filed=True)))
 
     @classmethod
-    def load(cls, model: str = "mini", *, dtype: str | None = None, device: str = "cpu") -> Loom:
+    def load(
+        cls,
+        model: str = "mini",
+        *,
+        dtype: str | None = None,
+        device: str = "cpu",
+        cache: Path | None = None,
+    ) -> Loom:
         """The bundled ``mini``, a folder in diffusers' layout, or a hub id of the LTX-2 family.
 
-        ``dtype`` is float32 on a CPU and bfloat16 elsewhere, unless it is given.
+        ``dtype`` is float32 on a CPU and bfloat16 elsewhere, unless it is given; ``cache`` is
+        where the policy ``auto`` keeps what it measured, ``~/.cache/loraloom`` unless it is given.
 
         Raises:
             ModelError: there is no such model, or it lacks a component.
         """
         card = find_card(model)
         dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-        return cls(card, load(card, dtype=dtype, device=device))
+        cache = cache or Path.home() / ".cache" / "loraloom"
+        return cls(card, load(card, dtype=dtype, device=device), cache)
 
     def images(
         self,
@@ -138,52 +165,74 @@ class Loom:
 
         Args:
             requests: at least one.
-            policy: beside the weights, or in them.
+            policy: beside the weights, or in them; ``auto`` takes for every batch what is
+                faster, as far as rounding leaves the adapter's effect alone.
             progress: called with steps done and steps in all, over all batches.
 
         Raises:
             InvalidRequestError: the list or a prompt is empty, or the VAE cannot divide a size.
             UnknownAdapterError: a request names an adapter that the catalogue does not hold.
         """
-        return self._latents(admit(requests, self.card, self.adapters), policy, progress)
+        jobs = admit(requests, self.card, self.adapters)
+        return [made.latent for made in self._made(jobs, policy, progress)]
 
-    def _latents(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Tensor]:
+    def bare(self) -> None:
+        """Take out of the weights what the policy ``auto`` left there."""
+        self.auto.rest(NOTHING, ())
+
+    def _made(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[_Made]:
         if policy not in get_args(Policy):
-            raise InvalidRequestError(f"the policy is {policy!r}, want live or fused")
+            raise InvalidRequestError(
+                f"the policy is {policy!r}, want live or fused, or auto for the faster of them"
+            )
         batches = [[jobs[i] for i in batch] for batch in group(jobs, policy)]
         total = sum(batch[0].steps for batch in batches)
-        made: dict[int, Tensor] = {}
+        made: dict[int, _Made] = {}
         done = 0
         for batch in batches:
-            tensors = self._run(batch, policy, _from(done, total, progress))
-            made.update(zip(map(id, batch), tensors, strict=True))
+            outfit = self._outfit(batch, policy)
+            tensors = self._run(batch, outfit, policy, _from(done, total, progress))
+            latent = (_Made(tensor, outfit) for tensor in tensors)
+            made.update(zip(map(id, batch), latent, strict=True))
             done += batch[0].steps
         return [made[id(job)] for job in jobs]
 
-    def _run(self, batch: Sequence[Job], policy: Policy, progress: Callable[[int], None]) -> Tensor:
+    def _outfit(self, batch: Sequence[Job], policy: Policy) -> Outfit:
+        if policy == "auto":
+            return self.auto.outfit(opened(batch), Run.of(batch, self.card.grid))
+        keys = {turn.part.key for job in batch for turn in job.wears.turns}
+        return Outfit(dict.fromkeys(keys, Manner(policy)))
+
+    def _run(
+        self, batch: Sequence[Job], outfit: Outfit, policy: Policy, progress: Callable[[int], None]
+    ) -> Tensor:
         """The latents of jobs that run together; what they wear changes between steps."""
 
         def worn(progress: float) -> Applied:
-            mixes = [job.wears.at(progress) for job in batch]
-            return Applied.rows(mixes) if policy == "live" else Applied(fused=mixes[0])
+            return outfit.applied([job.wears.at(progress) for job in batch])
 
         def stepped(step: int, of: int) -> None:
             progress(step)
             if step < of:
                 become(self.models, worn(step / of))
 
-        with wearing(self.models, worn(0.0)):
+        if policy == "auto" or self.auto.resting:
+            self.auto.rest(outfit.resting, batch[0].adapters)
+        with ExitStack() as during:
+            if policy == "auto":
+                during.enter_context(self.auto.traffic.watching(Run.of(batch, self.card.grid)))
+            during.enter_context(wearing(self.models, worn(0.0)))
             return latents(self.pipe, self.card, [job.request for job in batch], stepped)
 
     def _results(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Result]:
-        worn = [self._worn(job) for job in jobs]
-        made = self._latents(jobs, policy, progress)
         return [
-            Result(job.request, decode(self.pipe, latent), wore, policy)
-            for job, latent, wore in zip(jobs, made, worn, strict=True)
+            Result(
+                job.request, decode(self.pipe, made.latent), self._worn(job, made.outfit), policy
+            )
+            for job, made in zip(jobs, self._made(jobs, policy, progress), strict=True)
         ]
 
-    def _worn(self, job: Job) -> tuple[Worn, ...]:
+    def _worn(self, job: Job, outfit: Outfit) -> tuple[Worn, ...]:
         return tuple(
             Worn(
                 name=turn.part.key.name,
@@ -192,6 +241,7 @@ class Loom:
                 sites=self._sites(turn.part.key),
                 curve=turn.curve,
                 scopes=turn.part.scopes,
+                manner=outfit.by_key[turn.part.key],
             )
             for turn in job.wears.turns
         )
