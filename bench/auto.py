@@ -91,6 +91,24 @@ def _inputs(module: Any) -> dict[str, Any]:
     }
 
 
+def against_the_better(_: object, clock: Clock) -> list[Row]:
+    """Of one rank, on a model of its own: what calibrating takes, and auto | the better."""
+    subject = make(clock.device)
+    auto, calibrated = prepared(subject)
+    return [calibrated, *(row for row in rows(subject, auto, clock, RANKS[0]) if row.goal)]
+
+
+def prepared(subject: Subject) -> tuple[Auto, Row]:
+    """What decides, and how long it took to learn how fast the machine is."""
+    started = time.perf_counter()
+    rates = measure(subject.model, filed=False)
+    row = Row("auto: calibration", time.perf_counter() - started, None, AtMost(2.0))
+    auto = Auto([subject.model], lambda: rates)
+    with auto.traffic.watching(Run(SHAPE, 1)):
+        subject.forward()
+    return auto, row
+
+
 def rows(subject: Subject, auto: Auto, clock: Clock, rank: int) -> Iterator[Row]:
     """For every number of steps whether auto is as fast as the better, and what was predicted."""
     mix = subject.mixes[rank]
@@ -105,7 +123,7 @@ def rows(subject: Subject, auto: Auto, clock: Clock, rank: int) -> Iterator[Row]
         mine, beside, inside, plain = clock.race(Way(chosen), *ways)
         choice = auto.choice(mix, (), Run(SHAPE, steps))
         better = min(beside.median, inside.median)
-        name = f"rank {rank}, {steps} steps: auto ({choice.mode}) | the better"
+        name = f"auto: rank {rank}, {steps} steps ({choice.mode}) | the better"
         yield Row(name, mine.median, better, GOAL, mine.spread)
         for what, predicted, took in (
             ("live", choice.live_s, beside),
@@ -123,17 +141,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     subject = make(args.device)
-    started = time.perf_counter()
-    rates = measure(subject.model, filed=False)
+    auto, calibrated = prepared(subject)
     head()
-    show([Row("calibration", time.perf_counter() - started, None, AtMost(2.0))])
-    auto = Auto([subject.model], lambda: rates)
-    with auto.traffic.watching(Run(SHAPE, 1)):
-        subject.forward()
+    show([calibrated])
     for rank in RANKS:
         for row in rows(subject, auto, Clock(args.device, args.runs), rank):
             show([row])
-    print(rates)
+    print(auto.rates())
 
 
 if __name__ == "__main__":

@@ -1,24 +1,40 @@
-"""Times two ways of doing one thing in turn, and reports the ratio of their medians."""
+"""Times several ways of doing one thing in turn, and compares their medians."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import gc
 import statistics
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-RESULTS = Path(__file__).parent / "results"
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A goal for ``peer / ours``: how many times better ours has to be."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A goal for ours alone, in the unit of the row."""
+
+    value: float
+
+
+Goal: TypeAlias = AtLeast | AtMost | None
+"""None: the row is for information."""
+
+Unit: TypeAlias = Literal["s", "share"]
+
+FLOOR = 0.01
+"""The least share that two runs of one thing tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,63 +42,126 @@ class Row:
     """One comparison.
 
     Attributes:
-        ours: median seconds of ours, ``peer`` of the peer.
-        ratio: ``peer / ours``: how many times faster ours is.
-        goal: the least ratio that is good enough.
-        spread: slowest over fastest run of ours.
+        name: what is measured; "a | b" where the peer does something else, or is ours elsewhere.
+        ours: median seconds, or a share of 1; less is better.
+        peer: likewise; None where nothing is compared.
+        spread: slowest over fastest run of ours; 1 where it was measured once.
     """
 
     name: str
     ours: float
-    peer: float
-    ratio: float
-    goal: float
-    met: bool
-    spread: float
+    peer: float | None
+    goal: Goal
+    spread: float = 1.0
+    unit: Unit = "s"
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is; None where the goal is for ours alone.
+
+        A share below ``FLOOR`` counts as ``FLOOR``: what a clock cannot tell from nothing is not
+        a thousand times better than something.
+        """
+        if self.peer is None or isinstance(self.goal, AtMost):
+            return None
+        return self.peer / (max(self.ours, FLOOR) if self.unit == "share" else self.ours)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        if self.goal is None:
+            return None
+        if isinstance(self.goal, AtMost):
+            return self.ours <= self.goal.value
+        assert self.ratio is not None, f"{self.name!r} has nothing to be compared with"
+        return self.ratio >= self.goal.value
 
 
-def compare(
-    name: str, ours: Callable[[], object], peer: Callable[[], object], *, goal: float, runs: int
-) -> Row:
-    """Run the two in turn, so that a slow spell slows both; the first pair is dropped."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs + 1):
-        for measured, run in zip(times, (ours, peer), strict=True):
+def nothing() -> None:
+    """Nothing has to be done around what is timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way of doing a thing: ``run`` is timed, what comes before and after it is not.
+
+    ``calls``: how often ``run`` is called in a row, where once is too short for a clock.
+    """
+
+    run: Callable[[], object]
+    before: Callable[[], object] = nothing
+    after: Callable[[], object] = nothing
+    calls: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of one call of a way, run by run."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        return max(self.seconds) / min(self.seconds)
+
+    def over(self, other: Times) -> float:
+        """By what share this takes longer: the median over the runs of both in one round."""
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        return statistics.median(mine / base for mine, base in pairs) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Measures on one device, every way ``runs`` times."""
+
+    device: str
+    runs: int
+
+    def often(self) -> Clock:
+        """Ten times as many runs, for what takes almost no time and is easily disturbed."""
+        return Clock(self.device, 10 * self.runs)
+
+    def race(self, *ways: Way) -> list[Times]:
+        """Run all in turn, there and back, so that a slow spell slows all.
+
+        The first round is dropped.
+        """
+        gc.collect()
+        measured: list[list[float]] = [[] for _ in ways]
+        for number in range(self.runs + 1):
+            for seconds, way in list(zip(measured, ways, strict=True))[:: -1 if number % 2 else 1]:
+                seconds.append(self.time(way))
+        return [Times(tuple(seconds[1:])) for seconds in measured]
+
+    def compare(self, name: str, ours: Way, peer: Way, goal: Goal) -> Row:
+        """The row of two ways."""
+        mine, other = self.race(ours, peer)
+        return row(name, mine, other, goal)
+
+    def time(self, way: Way) -> float:
+        """Seconds of one call, once."""
+        way.before()
+        self._wait()
+        gc.disable()
+        try:
             start = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            measured.append(time.perf_counter() - start)
-    mine, other = (statistics.median(measured[1:]) for measured in times)
-    spread = max(times[0][1:]) / min(times[0][1:])
-    ratio = other / mine
-    return Row(name, mine, other, round(ratio, 3), goal, ratio >= goal, round(spread, 2))
+            for _ in range(way.calls):
+                way.run()
+            self._wait()
+            seconds = time.perf_counter() - start
+        finally:
+            gc.enable()
+        way.after()
+        return seconds / way.calls
+
+    def _wait(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
 
 
-def report(rows: Sequence[Row], command: str) -> Path:
-    """Print a table and write it, with machine and versions, as one dated JSON file."""
-    print(f"{'what':44} {'ours':>10} {'peer':>10} {'ratio':>8} {'goal':>6}  met")
-    for row in rows:
-        print(
-            f"{row.name:44} {row.ours * 1e3:8.2f}ms {row.peer * 1e3:8.2f}ms "
-            f"{row.ratio:7.2f}x {row.goal:5.1f}x  {'yes' if row.met else 'NO'}"
-        )
-    now = datetime.now(UTC)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    content = {
-        "date": now.isoformat(timespec="seconds"),
-        "command": command,
-        "machine": {
-            "device": device or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-        },
-        "versions": {name: version(name) for name in ("torch", "diffusers", "peft", "loraloom")},
-        "rows": [asdict(row) for row in rows],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%d}-{'gpu' if torch.cuda.is_available() else 'cpu'}.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {path}")
-    return path
+def row(name: str, ours: Times, peer: Times, goal: Goal) -> Row:
+    return Row(name, ours.median, peer.median, goal, ours.spread)

@@ -1,8 +1,7 @@
-"""``make bench``: the embedded model with Loraloom and with diffusers + peft, in one run."""
+"""``make bench``: Loraloom and diffusers + peft in one run, the embedded model and the runtime."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,11 @@ from loraloom import Loom, Lora, Request
 from loraloom.core.mix import Applied, Mix, Part
 from loraloom.models.ltx2 import CLASSIFIER_FREE
 
-from .measure import Row, compare, report
+from . import ltx2, runtime
+from .measure import AtLeast, Clock, Row, Way
+from .options import Options, parse
+from .peer import quiet
+from .report import head, show, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +91,7 @@ def mix(loom: Loom, loras: Sequence[Lora]) -> Mix:
     return Mix.of([Part(loom.adapters.get(lora.name).key, lora.strength) for lora in loras])
 
 
-def pictures(loom: Loom, peer: Peer, runs: int) -> list[Row]:
+def pictures(loom: Loom, peer: Peer, clock: Clock) -> list[Row]:
     requests = [Request(PROMPT, seed, loras) for seed, loras in enumerate(MIXES)]
 
     def one_by_one() -> None:
@@ -99,28 +102,26 @@ def pictures(loom: Loom, peer: Peer, runs: int) -> list[Row]:
     plain = [Request(PROMPT, seed) for seed in range(len(MIXES))]
     peer.wear(())
     rows = [
-        compare(
-            "8 pictures, 8 mixes: one batch | one by one",
-            lambda: loom.latents(requests),
-            one_by_one,
-            goal=1.0,
-            runs=runs,
+        clock.compare(
+            "embedded: 8 pictures, 8 mixes in one batch | one by one",
+            Way(lambda: loom.latents(requests)),
+            Way(one_by_one),
+            AtLeast(1),
         )
     ]
     peer.wear(())
     rows.append(
-        compare(
-            "8 pictures without adapters: one batch each",
-            lambda: loom.latents(plain),
-            lambda: peer.pictures(len(plain), 0),
-            goal=0.9,
-            runs=runs,
+        clock.compare(
+            "embedded: 8 pictures without adapters, one batch each",
+            Way(lambda: loom.latents(plain)),
+            Way(lambda: peer.pictures(len(plain), 0)),
+            AtLeast(0.9),
         )
     )
     return rows
 
 
-def states(loom: Loom, peer: Peer, runs: int) -> list[Row]:
+def states(loom: Loom, peer: Peer, clock: Clock) -> list[Row]:
     model = loom.models[0]
     one, two = (mix(loom, [Lora(name)]) for name in STYLES)
 
@@ -140,24 +141,36 @@ def states(loom: Loom, peer: Peer, runs: int) -> list[Row]:
         peer.pipe.fuse_lora(components=["transformer"])
         peer.pipe.unfuse_lora(components=["transformer"])
 
-    rows = [compare("two switches", switch, their_switch, goal=1.0, runs=runs * 5)]
+    often = clock.often()
+    rows = [often.compare("embedded: two switches", Way(switch), Way(their_switch), AtLeast(1))]
     model.become(Applied())
     peer.wear([Lora(STYLES[0])])
-    rows.append(compare("fuse and restore", fuse, their_fuse, goal=1.0, runs=runs * 5))
+    rows.append(often.compare("embedded: fuse and restore", Way(fuse), Way(their_fuse), AtLeast(1)))
+    return rows
+
+
+@torch.no_grad()
+def embedded(options: Options) -> list[Row]:
+    """Whole requests on the embedded model."""
+    if options.size == "ltx2" or not options.chooses("embedded"):
+        return []
+    quiet()
+    loom = Loom.load("mini", device=options.device)
+    clock = Clock(options.device, options.runs)
+    with TemporaryDirectory() as folder:
+        peer = Peer(loom, Path(folder))
+        peer.pipe.to(options.device)
+        rows = [*pictures(loom, peer, clock), *states(loom, peer, clock)]
+    show(rows)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=int, default=5)
-    args = parser.parse_args()
-    loom = Loom.load("mini", device=args.device)
-    with TemporaryDirectory() as folder:
-        peer = Peer(loom, Path(folder))
-        peer.pipe.to(args.device)
-        rows = [*pictures(loom, peer, args.runs), *states(loom, peer, args.runs)]
-    report(rows, " ".join(["python -m bench.run", *sys.argv[1:]]))
+    options = parse(__doc__)
+    head()
+    rows = [*embedded(options), *runtime.rows(options), *ltx2.rows(options)]
+    if options.whole:
+        write(rows, options.device, " ".join(["python -m bench.run", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

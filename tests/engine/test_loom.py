@@ -15,6 +15,7 @@ from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Samp
 from loraloom.core.mix import Applied, Mix, Part
 from loraloom.core.schedule import Curve
 from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
+from loraloom.memory.residency import Home, Residency, resident, snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -299,3 +300,21 @@ def test_models_that_are_not_there_are_refused(tmp_path: Path) -> None:
         Loom.load(str(tmp_path))
     with pytest.raises(ModelError, match="dtype is 'int3'"):
         Loom.load("mini", dtype="int3")
+
+
+@pytest.mark.parametrize("name", ["ledger", "snapshot", "resident"])
+def test_every_residency_gives_the_same_bytes_and_the_weights_back(name: str, loom: Loom) -> None:
+    residency = {
+        "ledger": Residency(Home.LEDGER),
+        "snapshot": snapshot(2**26),
+        "resident": resident(2**26),
+    }[name]
+    other = Loom.load("mini", residency=residency)
+    before = weights(other)
+    for worn in ("neon", "sketch", "neon"):
+        request = replace(PICTURE, loras=(Lora(worn),))
+        want = loom.latents([request], policy="fused")[0]
+        assert torch.equal(other.latents([request], policy="fused")[0], want)
+    kept = other.models[0].weights.copies.nbytes
+    assert (kept > 0) == (name != "ledger")
+    assert all(map(torch.equal, weights(other), before))

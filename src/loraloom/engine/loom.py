@@ -16,6 +16,7 @@ from loraloom.core.request import Manner, Policy
 from loraloom.errors import InvalidRequestError
 from loraloom.lora.calibrate import rates_of
 from loraloom.lora.model import LoraModel, become, wearing
+from loraloom.memory.residency import ORIGINAL
 from loraloom.models.checkpoint import Checkpoint
 from loraloom.models.find import card as find_card
 from loraloom.models.find import name_table
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from loraloom.core.mix import AdapterKey, Applied
     from loraloom.core.request import Request
+    from loraloom.memory.residency import Residency
     from loraloom.models.card import Card
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -84,7 +86,9 @@ class Loom:
     else is wanted or :meth:`bare` is called.
     """
 
-    def __init__(self, card: Card, pipe: Any, cache: Path) -> None:
+    def __init__(
+        self, card: Card, pipe: Any, cache: Path, residency: Residency = ORIGINAL
+    ) -> None:
         self.card = card
         self.pipe = pipe
         self.adapters = Catalog(name_table(card), card.adapters)
@@ -94,6 +98,7 @@ class Loom:
                 getattr(pipe, component),
                 self.adapters.by_key,
                 checkpoint=Checkpoint(card.root / component, card.name),
+                residency=residency,
             )
             for component in card.family.wears
         )
@@ -107,11 +112,13 @@ class Loom:
         dtype: str | None = None,
         device: str = "cpu",
         cache: Path | None = None,
+        residency: Residency = ORIGINAL,
     ) -> Loom:
         """The bundled ``mini``, a folder in diffusers' layout, or a hub id of the LTX-2 family.
 
         ``dtype`` is float32 on a CPU and bfloat16 elsewhere, unless it is given; ``cache`` is
-        where the policy ``auto`` keeps what it measured, ``~/.cache/loraloom`` unless it is given.
+        where the policy ``auto`` keeps what it measured, ``~/.cache/loraloom`` unless it is given;
+        ``residency`` says what memory may be spent on quick changes of fused weights.
 
         Raises:
             ModelError: there is no such model, or it lacks a component.
@@ -119,7 +126,7 @@ class Loom:
         card = find_card(model)
         dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
         cache = cache or Path.home() / ".cache" / "loraloom"
-        return cls(card, load(card, dtype=dtype, device=device), cache)
+        return cls(card, load(card, dtype=dtype, device=device), cache, residency)
 
     def images(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
 class _Loaded:
     place: Place
     update: LowRank
-
-    @property
-    def idle(self) -> bool:
-        return not all(bool(tensor.any()) for tensor in self.update.tensors)
+    idle: bool
 
 
 def load(name: str, reading: Reading) -> Adapter:
@@ -71,9 +69,10 @@ def _tensors(name: str, reading: Reading) -> list[_Loaded]:
             for entry in reading.entries:
                 # a copy: what is mapped would change with the file, under an unchanged digest
                 down, up = (file.get_tensor(k).clone() for k in (entry.down_key, entry.up_key))
-                keyed = {entry.down_key: down, entry.up_key: up}
-                broken.extend(key for key, tensor in keyed.items() if not _finite(tensor))
-                loaded.append(_Loaded(entry.place, LowRank(down, up, entry.scale)))
+                sizes = {entry.down_key: _largest(down), entry.up_key: _largest(up)}
+                broken.extend(key for key, size in sizes.items() if not math.isfinite(size))
+                idle = 0.0 in sizes.values()
+                loaded.append(_Loaded(entry.place, LowRank(down, up, entry.scale), idle))
     except (SafetensorError, OSError) as error:
         raise _changed(reading) from error
     if broken:
@@ -86,8 +85,10 @@ def _tensors(name: str, reading: Reading) -> list[_Loaded]:
     return loaded
 
 
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+def _largest(tensor: Tensor) -> float:
+    """The largest absolute value; NaN or infinite if any is. One pass, for files are large."""
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    return math.nan if math.isnan(low) else max(-low, high)
 
 
 def _idle_note(idle: Sequence[Place]) -> tuple[str, ...]:
