@@ -13,7 +13,7 @@ from loraloom.cli import app
 
 NAMES = {
     *("Canvas", "Condition", "Curve", "Knot", "Loom", "Lora", "LoraloomError", "Request"),
-    *("Result", "Sampling", "Scope", "__version__"),
+    *("Result", "Sampling", "Scope", "Wearer", "__version__"),
 }
 
 COMMON = {"--help", "-h"}

@@ -11,6 +11,7 @@ from loraloom.errors import LoraloomError
 
 if TYPE_CHECKING:
     from loraloom.engine.loom import Loom, Result
+    from loraloom.engine.wearer import Wearer
 
 __version__ = "0.1.0"
 
@@ -26,14 +27,19 @@ __all__ = [
     "Result",
     "Sampling",
     "Scope",
+    "Wearer",
     "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """``Loom`` and ``Result`` import torch and diffusers, which takes seconds: at first use."""
+    """``Loom``, ``Result`` and ``Wearer`` import torch, which takes seconds: at first use."""
     if name in ("Loom", "Result"):
         from loraloom.engine import loom  # noqa: PLC0415  # keeps torch out of the CLI's start
 
         return getattr(loom, name)
+    if name == "Wearer":
+        from loraloom.engine import wearer  # noqa: PLC0415  # likewise
+
+        return wearer.Wearer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

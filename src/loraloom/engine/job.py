@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey
-    from loraloom.core.request import Canvas, Manner, Request
+    from loraloom.core.request import Canvas, Lora, Manner, Request
     from loraloom.models.card import Card
     from loraloom.store.catalog import Catalog
 
@@ -73,14 +73,23 @@ def _admit(request: Request, card: Card, catalog: Catalog) -> Job:
         )
     _check_conditions(request, canvas, card)
     adapters = tuple(catalog.get(lora.name) for lora in request.loras)
-    wears = Schedule.of(
-        Turn(Part(adapter.key, lora.strength, lora.scopes), lora.curve)
-        for adapter, lora in zip(adapters, request.loras, strict=True)
-    )
+    wears = schedule(request.loras, catalog)
     complete = replace(request, canvas=canvas, sampling=sampling, negative_prompt=negative)
     named = zip(adapters, request.loras, strict=True)
     manners = {adapter.key: lora.manner for adapter, lora in named if lora.manner}
     return Job(complete, canvas, sampling.steps, wears, adapters, manners)
+
+
+def schedule(loras: Sequence[Lora], catalog: Catalog) -> Schedule:
+    """What ``loras`` are by the keys of their adapters.
+
+    Raises:
+        UnknownAdapterError: the catalogue does not hold one of them.
+    """
+    return Schedule.of(
+        Turn(Part(catalog.get(lora.name).key, lora.strength, lora.scopes), lora.curve)
+        for lora in loras
+    )
 
 
 def _check_conditions(request: Request, canvas: Canvas, card: Card) -> None:

@@ -86,9 +86,7 @@ class Loom:
     else is wanted or :meth:`bare` is called.
     """
 
-    def __init__(
-        self, card: Card, pipe: Any, cache: Path, residency: Residency = ORIGINAL
-    ) -> None:
+    def __init__(self, card: Card, pipe: Any, cache: Path, residency: Residency = ORIGINAL) -> None:
         self.card = card
         self.pipe = pipe
         self.adapters = Catalog(name_table(card), card.adapters)
