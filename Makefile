@@ -10,7 +10,7 @@ help:
 	@echo "make test-all  the same with them"
 	@echo "make fix       format, and mend what ruff can mend"
 	@echo "make bench     measurements, into bench/results"
-	@echo "make gpu       the same on a CUDA device"
+	@echo "make gpu       tests and measurements on a CUDA device"
 	@echo "make clean     remove .venv and what tools left"
 
 setup: $(READY)
@@ -44,6 +44,7 @@ bench: $(READY)
 	$(BIN)/python -m bench.run
 
 gpu: $(READY)
+	$(BIN)/pytest tests/gpu
 	$(BIN)/python -m bench.run --device cuda
 
 clean:

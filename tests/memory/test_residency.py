@@ -10,14 +10,14 @@ from loraloom.memory.residency import ORIGINAL, Facts, Home, Residency, home, re
 @pytest.mark.parametrize(
     ("residency", "facts", "where"),
     [
-        (ORIGINAL, Facts(shared=False, filed=True, on_host=True), Home.FILE),
-        (ORIGINAL, Facts(shared=False, filed=True, on_host=False), Home.LEDGER),
-        (ORIGINAL, Facts(shared=False, filed=False, on_host=True), Home.LEDGER),
-        (Residency(Home.FILE), Facts(shared=False, filed=True, on_host=False), Home.FILE),
-        (Residency(Home.FILE), Facts(shared=False, filed=False, on_host=True), Home.LEDGER),
-        (Residency(Home.LEDGER), Facts(shared=False, filed=True, on_host=True), Home.LEDGER),
-        (snapshot(9), Facts(shared=False, filed=True, on_host=True), Home.HOST),
-        (resident(9), Facts(shared=False, filed=False, on_host=False), Home.BESIDE),
+        (ORIGINAL, Facts(fixed=False, filed=True, on_host=True), Home.FILE),
+        (ORIGINAL, Facts(fixed=False, filed=True, on_host=False), Home.LEDGER),
+        (ORIGINAL, Facts(fixed=False, filed=False, on_host=True), Home.LEDGER),
+        (Residency(Home.FILE), Facts(fixed=False, filed=True, on_host=False), Home.FILE),
+        (Residency(Home.FILE), Facts(fixed=False, filed=False, on_host=True), Home.LEDGER),
+        (Residency(Home.LEDGER), Facts(fixed=False, filed=True, on_host=True), Home.LEDGER),
+        (snapshot(9), Facts(fixed=False, filed=True, on_host=True), Home.HOST),
+        (resident(9), Facts(fixed=False, filed=False, on_host=False), Home.BESIDE),
     ],
 )
 def test_where_pristine_bytes_lie(residency: Residency, facts: Facts, where: Home) -> None:
@@ -28,5 +28,5 @@ def test_where_pristine_bytes_lie(residency: Residency, facts: Facts, where: Hom
 def test_memory_that_something_else_uses_is_never_written_to(residency: Residency) -> None:
     for filed in (True, False):
         for on_host in (True, False):
-            facts = Facts(shared=True, filed=filed, on_host=on_host)
+            facts = Facts(fixed=True, filed=filed, on_host=on_host)
             assert home(residency, facts) is Home.BESIDE

@@ -81,8 +81,8 @@ class Missed:
         _bits(back).view(-1)[self.gaps.to(torch.int64).cumsum(0)] = self.values
 
 
-Ledger: TypeAlias = tuple[Missed, ...]
-"""What subtracting misses of a whole weight, block by block."""
+Ledger: TypeAlias = list[Missed]
+"""What subtracting misses of a whole weight, block by block; it grows while a weight is fused."""
 
 
 def size(ledger: Ledger) -> int:
@@ -101,75 +101,60 @@ def add(weight: Tensor, factors: Factors, out: Tensor) -> None:
         _add(source[rows], factors.rows(rows), target[rows], scratch)
 
 
-def add_reversibly(weight: Tensor, factors: Factors) -> Ledger:
-    """``weight += up @ down`` in place; :func:`subtract` with what is returned undoes it.
+def add_reversibly(weight: Tensor, factors: Factors, ledger: Ledger) -> None:
+    """``weight += up @ down`` in place; :func:`subtract` undoes it with ``ledger``, empty before.
 
-    The inverse is proved here: it is carried out, and what it misses is the ledger. A failure
-    leaves the weight as it was.
+    The inverse is proved here: it is carried out, and what it misses is the ledger. A block is
+    written when its entry is there, so that :func:`subtract` undoes also what was interrupted.
     """
     target, negated = _matrix(weight), factors.negated()
-    before, fused, back = (_scratch(target, weight.dtype) for _ in range(3))
+    fused, back = (_scratch(target, weight.dtype) for _ in range(2))
     scratch = _scratch(target, factors.up.dtype)
-    ledger: list[Missed] = []
     for rows in _blocks(target):
         part = target[rows]
-        was, then, again = (each[: len(part)] for each in (before, fused, back))
-        was.copy_(part)
-        try:
-            _add(was, factors.rows(rows), then, scratch)
-            _add(then, negated.rows(rows), again, scratch)
-            missed = Missed.of(was, again)
-            part.copy_(then)
-            ledger.append(missed)
-        except BaseException:
-            part.copy_(was)
-            done = slice(0, rows.start)
-            subtract(target[done], factors.rows(done), tuple(ledger))
-            raise
-    return tuple(ledger)
+        then, again = (each[: len(part)] for each in (fused, back))
+        _add(part, factors.rows(rows), then, scratch)
+        _add(then, negated.rows(rows), again, scratch)
+        ledger.append(Missed.of(part, again))
+        part.copy_(then)
 
 
-def subtract(weight: Tensor, factors: Factors, ledger: Ledger, wanted: Tensor | None = None) -> int:
-    """Undo :func:`add_reversibly` in place, to the bit.
+def subtract(weight: Tensor, factors: Factors, ledger: Ledger, wanted: Tensor) -> int:
+    """Undo :func:`add_reversibly` in place, to the bit, whether it was finished or not.
 
-    ``wanted`` is the :func:`digest` of what is to come out. Returns how many rows of a block
-    would not be that; then, as after a failure, the weight is as it was before this call.
+    ``wanted`` is the :func:`digest` of the weight before. Returns how many rows of a block would
+    not be that; then the weight is as it was before this call.
     """
     target, negated = _matrix(weight), factors.negated()
     back, scratch = _scratch(target, weight.dtype), _scratch(target, factors.up.dtype)
-    for rows, missed in zip(_blocks(target), ledger, strict=True):
+    for rows, missed in zip(_blocks(target), ledger, strict=False):
         part = target[rows]
         again = back[: len(part)]
-        try:
-            _add(part, negated.rows(rows), again, scratch)
-            missed.mend(again)
-            lost = 0 if wanted is None else int((digest(again) != wanted[rows]).sum())
-        except BaseException:
-            _put_back(target, factors, rows.start)
-            raise
-        if lost:
-            _put_back(target, factors, rows.start)
+        _add(part, negated.rows(rows), again, scratch)
+        missed.mend(again)
+        lost = int((digest(again) != wanted[rows]).sum())
+        if not lost:
+            part.copy_(again)
+        elif not torch.equal(digest(part), wanted[rows]):  # else it was never written
+            done = slice(0, rows.start)
+            add(target[done], factors.rows(done), target[done])
             return lost
-        part.copy_(again)
     return 0
-
-
-def _put_back(target: Tensor, factors: Factors, stop: int) -> None:
-    done = slice(0, stop)
-    add(target[done], factors.rows(done), target[done])
 
 
 def digest(weight: Tensor) -> Tensor:
     """A number for every row of a weight, ``[out]``, that another bit changes.
 
-    A sum of integers: quick enough to check every restored weight, and no defence against intent.
+    A sum of integers: quick enough to check every restored weight, blind to words that change
+    places, and no defence against intent.
     """
-    rows = weight.detach().flatten(1)
+    rows = weight.detach().flatten(1).contiguous()
     size = rows.element_size()
-    aligned = rows.shape[1] * size % 8 == rows.storage_offset() * size % 8 == 0
-    whole = aligned and rows.is_contiguous()
-    words = rows.view(torch.int64) if whole else _bits(rows.contiguous())
-    return words.sum(1, dtype=torch.int64)
+    if rows.shape[1] * size % 8:
+        return _bits(rows).sum(1, dtype=torch.int64)
+    if rows.storage_offset() * size % 8:
+        rows = rows.clone()  # words have to begin at a multiple of their size
+    return rows.view(torch.int64).sum(1)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:

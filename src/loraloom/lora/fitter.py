@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from loraloom.core.packing import shapes, spread
 from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
 
 from .live import Fitted, Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import torch
+    from collections.abc import Iterable, Mapping, Sequence
 
     from loraloom.core.adapter import Adapter, Update
     from loraloom.core.mix import AdapterKey, Component, Site
@@ -86,19 +86,26 @@ class Fitter:
         """Bytes that an adapter takes in the types of the weights."""
         self.cover([key])
         return sum(
-            tensor.numel() * self.layers[site].kind.itemsize
+            tensor.numel() * kind.itemsize
             for site, updates in self.updates(key).items()
+            for kind in [self.layers[site].kind]
             for update in updates.values()
             for tensor in update.tensors
         )
 
     def fit(self, key: AdapterKey, device: torch.device) -> Fitted:
-        """An adapter in the types of the weights."""
+        """An adapter in the types of the weights.
+
+        Raises:
+            AdapterMismatchError: it has numbers that float16 cannot hold, and the weights are that.
+        """
         sites: dict[Site, tuple[Piece, ...]] = {}
         for site, updates in self.updates(key).items():
             kind = self.layers[site].kind
             pieces = (Piece(name, update.to(device, kind)) for name, update in updates.items())
             sites[site] = tuple(pieces)
+            if kind == torch.float16:
+                _check_finite(key, sites[site])
         return Fitted(sites)
 
     def _adapter(self, key: AdapterKey) -> Adapter:
@@ -106,3 +113,12 @@ class Fitter:
         if adapter is None:
             raise UnknownAdapterError(str(key), [str(known) for known in self.adapters])
         return adapter
+
+
+def _check_finite(key: AdapterKey, pieces: Sequence[Piece]) -> None:
+    for piece in pieces:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in piece.update.tensors):
+            raise AdapterMismatchError(
+                f"adapter {key.name!r} at {piece.named} has numbers beyond float16, the type of "
+                "the layer; want a model in bfloat16 or float32"
+            )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -50,57 +50,69 @@ class Pristine(Protocol):
         """The pristine weight; raises RestoreError and changes nothing where it is lost."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Copied:
     """Pristine bytes are read from a mapped file or from a copy on the host.
 
-    ``copies`` holds fused weights on the host too; ``None`` where they are computed each time.
+    ``copies`` holds fused weights on the host too, ``None`` where they are computed each time;
+    ``bare`` as long as nothing was written to the weight.
     """
 
     read: Callable[[], Tensor]
     digest: Tensor
     copies: Vault | None
     nbytes: int = 0
+    bare: bool = True
 
     def fuse(self, layer: LoraLayer, fusion: Addition) -> None:
-        weight = layer.weight.detach()
-        copy = self.copies.find((fusion.site, fusion.mix)) if self.copies is not None else None
-        if copy is not None:
-            weight.copy_(copy)
+        weight, key = layer.weight.detach(), (fusion.site, fusion.mix)
+        copy = self.copies.find(key) if self.copies is not None else None
+        pristine = weight if self.bare or copy is not None else self._pristine(layer)
+        factors = None if copy is not None else fusion.factors(weight)
+        self.bare = False
+        if factors is None:
+            weight.copy_(cast("Tensor", copy))
             return
-        add(self.read().to(weight.device), fusion.factors(weight), weight)
+        add(pristine.to(weight.device), factors, weight)
         if self.copies is not None:
-            self.copies.offer(
-                (fusion.site, fusion.mix), weight.nbytes, lambda: weight.to("cpu", copy=True)
-            )
+            self.copies.offer(key, weight.nbytes, lambda: weight.to("cpu", copy=True))
 
     def restore(self, layer: LoraLayer) -> None:
+        if not self.bare:
+            layer.weight.detach().copy_(self._pristine(layer))
+            self.bare = True
+
+    def _pristine(self, layer: LoraLayer) -> Tensor:
         pristine = self.read()
         check(int((digest(pristine) != self.digest.to(pristine.device)).sum()), layer)
-        layer.weight.detach().copy_(pristine)
+        return pristine
 
 
 @dataclass(slots=True, eq=False)
 class Ledgered:
-    """Pristine bytes are computed back, with a ledger of what subtracting misses."""
+    """Pristine bytes are computed back, with a ledger of what subtracting misses.
+
+    ``fusion`` is in the weight, as far as ``ledger`` goes: all of it, unless it was interrupted.
+    """
 
     digest: Tensor
     fusion: Addition | None = None
-    ledger: Ledger | None = None
+    ledger: Ledger = field(default_factory=list)
     device: torch.device | None = None
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.ledger is None else size(self.ledger)
+        return size(self.ledger)
 
     def fuse(self, layer: LoraLayer, fusion: Addition) -> None:
         self.restore(layer)
         weight = layer.weight.detach()
-        self.ledger = add_reversibly(weight, fusion.factors(weight))
-        self.fusion, self.device = fusion, weight.device
+        factors = fusion.factors(weight)
+        self.fusion, self.ledger, self.device = fusion, [], weight.device
+        add_reversibly(weight, factors, self.ledger)
 
     def restore(self, layer: LoraLayer) -> None:
-        if self.ledger is None or self.fusion is None:
+        if self.fusion is None:
             return
         # where it was fused: another device rounds otherwise
         weight = layer.weight.detach()
@@ -109,31 +121,50 @@ class Ledgered:
         check(subtract(there, self.fusion.factors(there), self.ledger, digest), layer)
         if there is not weight:
             weight.copy_(there)
-        self.ledger = None
+        self.fusion, self.ledger = None, []
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Beside:
-    """The pristine weight stays as the object that it is, and another takes its place."""
+    """The pristine weight stays as the object that it is, and another takes its place.
+
+    ``fresh`` is the version of that one: whoever writes to it writes to what ``copies`` holds.
+    """
 
     pristine: nn.Parameter
     copies: Vault
+    key: tuple[Site, Mix] | None = None
+    fresh: int | None = None
 
     @property
     def nbytes(self) -> int:
         return self.pristine.nbytes
 
     def fuse(self, layer: LoraLayer, fusion: Addition) -> None:
+        self._forget_written(layer)
         key, pristine = (fusion.site, fusion.mix), self.pristine.detach()
         fused = self.copies.find(key)
         if fused is None:
             fused = torch.empty_like(pristine, memory_format=torch.contiguous_format)
             add(pristine, fusion.factors(pristine), fused)
-            self.copies.offer(key, fused.nbytes, lambda: fused)
+            made = fused
+            self.copies.offer(key, fused.nbytes, lambda: made)
         layer.weight = nn.Parameter(fused, requires_grad=self.pristine.requires_grad)
+        self.key, self.fresh = key, version(layer.weight)
 
     def restore(self, layer: LoraLayer) -> None:
+        self._forget_written(layer)
         layer.weight = self.pristine
+
+    def _forget_written(self, layer: LoraLayer) -> None:
+        if self.key is not None and version(layer.weight) != self.fresh:
+            self.copies.drop([self.key])
+        self.key = None
+
+
+def version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; of one that was made for inference, nobody counts it."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def check(lost: int, layer: LoraLayer) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from loraloom.errors import AdapterMismatchError
 
+from . import offload
 from .live import BARE, Beside, Live, Run, Slot
 from .rows import Order, Pass, entering
 
@@ -34,10 +36,10 @@ class Cell:
     computed with in fixed memory, ``None`` where layers look up what is ``live``.
     """
 
-    __slots__ = ("_watch", "bucket", "component", "first", "live", "rows", "samples")
+    __slots__ = ("_module", "_watch", "bucket", "first", "live", "rows", "samples")
 
     def __init__(self, module: nn.Module) -> None:
-        self.component = type(module)
+        self._module = ref(module)  # in a cycle its weights would outlive it
         self.first: LoraLayer | None = None
         self.live = BARE
         self.samples = 1
@@ -48,15 +50,27 @@ class Cell:
             module.register_forward_hook(self._leave, always_call=True),
         )
 
+    @property
+    def component(self) -> type[nn.Module]:
+        """The class of the component."""
+        return type(self.module)
+
+    @property
+    def module(self) -> nn.Module:
+        """The component, which somebody else keeps."""
+        module = self._module()
+        assert module is not None
+        return module
+
     def wear(self, live: Live) -> None:
         """Let every layer look up ``live``."""
         self.live, self.samples = live, live.samples
 
     def where(self) -> Where:
-        """Where the component's weights lie, and in which type."""
+        """Where the component computes, and in which type."""
         if self.first is None:
             return torch.device("cpu"), torch.float32
-        return self.first.device, self.first.kind
+        return self.first.where
 
     def close(self) -> None:
         """Stop watching the module."""
@@ -90,31 +104,51 @@ class LoraLayer(nn.Module):
         return tuple(self.weight.shape)
 
     @property
+    def where(self) -> Where:
+        """Where the layer computes, wherever its weight lies meanwhile, and in which type."""
+        like, above = self.like(), self.above
+        if not above and not like.is_meta:
+            return like.device, like.dtype
+        return offload.onload(offload.look(like, above)), offload.casting(above) or like.dtype
+
+    @property
     def device(self) -> torch.device:
-        """Where the weight lies."""
-        return self.weight.device
+        """Where adapters are worn."""
+        return self.where[0]
 
     @property
     def kind(self) -> torch.dtype:
         """The type that adapters are worn in."""
-        return self.weight.dtype
+        return self.where[1]
+
+    @property
+    def above(self) -> Sequence[nn.Module]:
+        """The layer, and outwards what holds it, where a tool that moves weights left hooks."""
+        return offload.hooked(self.cell.module, self.site)
+
+    def like(self) -> Tensor:
+        """A tensor of the layer that lies where adapters are worn, in their type."""
+        return self.weight
 
     def check_fusible(self) -> None:
         """Return if the weight can be added to.
 
         Raises:
-            AdapterMismatchError: it is kept in a form of its own, or is not in memory.
+            AdapterMismatchError: it is kept in a form of its own, or where it cannot be written to.
         """
-        if self.weight.is_meta:
+        where = offload.rest(offload.look(self.weight, self.above))
+        if not where.writable:
             raise AdapterMismatchError(
-                f"the weight of {self.site} is not in memory, so that nothing can be fused into "
-                "it; want a live mix there"
+                f"the weight of {self.site} is {where.value}, where nothing can be fused into it "
+                "or taken out of it; want a live mix there"
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """The input has the rows of the batch outermost, in the ``order`` of the layer."""
         y: Tensor = super().__call__(*args, **kwargs)
         x = args[0] if args else next(iter(kwargs.values()))  # whatever the layer names it
+        if x.device != y.device:
+            x = x.to(y.device)  # as a tool that fetches the weight did within the call
         bucket = self.cell.bucket
         if bucket is not None:
             return self.wear(y, x, self.fixed(x, self.slots[bucket])) if bucket else y
@@ -124,12 +158,14 @@ class LoraLayer(nn.Module):
         seen = self.site, self.cell.rows, x.shape, x.device
         way = live.ways.get(seen)
         if way is None:
-            way = live.ways[seen] = self.way(x, live)
+            if not x.numel():
+                return y
+            way = live.keep(seen, self.way(x, live))
         return self.wear(y, x, way)
 
     def way(self, x: Tensor, live: Live) -> Any:
         """How what ``live`` holds for this site is computed for inputs of one shape."""
-        spread = Pass(self.cell.rows, x.shape[0]).spread(live.samples, self.order, self.site)
+        spread = self.passing(x).spread(live.samples, self.order, self.site)
         runs = live.runs(self.site, spread, x.device)
         if live.joined is not None and self.joins(runs, x, live):
             return live.beside(self.site, spread, x.device)
@@ -137,8 +173,13 @@ class LoraLayer(nn.Module):
 
     def fixed(self, x: Tensor, slot: Slot) -> Beside:
         """What lies in fixed memory."""
-        spread = Pass(self.cell.rows, x.shape[0]).spread(self.cell.samples, self.order, self.site)
-        return Beside(slot.update, slot.scale[:, : spread.samples], spread.times)
+        spread = self.passing(x).spread(self.cell.samples, self.order, self.site)
+        scale = slot.scale[:, : spread.samples]
+        return Beside(slot.update, scale, scale == 0, spread.times)
+
+    def passing(self, x: Tensor) -> Pass:
+        """The forward pass under way, as the layer sees it."""
+        return Pass(self.cell.rows, x.shape[0])
 
     def joins(self, runs: Sequence[Run], x: Tensor, _live: Live) -> bool:
         """Whether all ranks at once are computed faster than ``runs`` one after the other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -13,13 +13,17 @@ from loraloom.errors import InvalidStrengthError
 from loraloom.kernels.choose import Kernel, kernel_for
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from torch import Tensor
 
     from loraloom.core.mix import AdapterKey, Mix, Part, Site
 
     from .rows import Spread
+
+
+SHAPES = 8
+"""Shapes of inputs of every site for which it is remembered how to compute what is worn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +39,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """One adapter's updates of a component, in the types and on the device of its weights."""
+    """One adapter's updates of a component, in the types and on the device of its weights.
+
+    ``names`` are its sites.
+    """
 
     sites: Mapping[Site, tuple[Piece, ...]]
+    names: frozenset[Site] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset(self.sites))
 
     @property
     def nbytes(self) -> int:
@@ -110,17 +121,21 @@ class Run:
 class Beside:
     """All entries at once, every rank times its scale in the entry's sample.
 
-    ``scale`` is ``[1, samples, 1, rank, 1]``; whole batches follow one another ``times`` over.
+    ``scale`` is ``[1, samples, 1, rank, 1]``, and ``idle`` says where it is 0; whole batches follow
+    one another ``times`` over.
     """
 
     update: LowRank
     scale: Tensor
+    idle: Tensor | None
     times: int
 
     def scaled(self, hidden: Tensor, behind: int = 1) -> Tensor:
         """``hidden``, written to; it holds ``behind`` numbers for every rank of an entry."""
         _, samples, _, rank, _ = self.scale.shape
-        hidden.view(self.times, samples, -1, rank, behind).mul_(self.scale)
+        ranks = hidden.view(self.times, samples, -1, rank, behind).mul_(self.scale)
+        if self.idle is not None:
+            ranks.masked_fill_(self.idle, 0)  # what overflows for one sample is no NaN for another
         return hidden
 
 
@@ -149,15 +164,21 @@ class Live:
         self.fitted = fitted
         self.samples = segments[-1].stop if segments else 1
         self.joined = joined
-        each = [one.sites.keys() for one in fitted.values()]
+        each = [one.names for one in fitted.values()]
+        self.sites: frozenset[Site] = each[0] if len(each) == 1 else frozenset().union(*each)
         self.ways: dict[Hashable, Any] = {}
-        self.sites: Collection[Site] = each[0] if len(each) == 1 else frozenset().union(*each)
 
     @property
-    def needs(self) -> set[AdapterKey | tuple[AdapterKey, ...]]:
+    def needs(self) -> tuple[AdapterKey | tuple[AdapterKey, ...], ...]:
         """By what a wardrobe calls them, the adapters that this refers to."""
-        joined = set() if self.joined is None else {tuple(self.joined.fitted)}
-        return {*self.fitted, *joined}
+        return (*self.fitted, *((tuple(self.joined.fitted),) if self.joined else ()))
+
+    def keep(self, seen: Hashable, way: Any) -> Any:
+        """Remember a way; where shapes never come again, not for ever."""
+        if len(self.ways) > SHAPES * len(self.sites):
+            self.ways.clear()
+        self.ways[seen] = way
+        return way
 
     def kernel(self, device: torch.device) -> Kernel:
         """How tiles are computed on a device."""
@@ -184,7 +205,13 @@ class Live:
         """All adapters of the site at once."""
         assert self.joined is not None
         scale = torch.tensor(self._scales(site), dtype=torch.float32)[None, :, None, :, None]
-        return Beside(self.joined.at(site).to(device), scale.to(device), spread.times)
+        idle = scale == 0
+        return Beside(
+            self.joined.at(site).to(device),
+            scale.to(device),
+            idle.to(device) if idle.any() else None,
+            spread.times,
+        )
 
     def _scales(self, site: Site) -> Sequence[Sequence[float]]:
         """``[samples][rank]`` of the joined adapters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.core.mix import Applied, Mix
@@ -16,19 +17,28 @@ from .plan import plan
 from .sites import adaptable, check_free, install, uninstall
 from .slots import Slots
 from .wardrobe import Wardrobe
-from .weights import Fusion, Ground, Weights, shared_sites
+from .weights import Fusion, Ground, Weights, fixed_sites
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from loraloom.core.adapter import Adapter
+    from loraloom.core.adapter import Adapter, Update
     from loraloom.core.mix import AdapterKey, Component, Site
     from loraloom.memory.residency import Residency
 
 BUDGET = 256 * 2**20
 """The least number of bytes for adapters worn live that a component gets by default."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What a component wears: the wish, and what it takes to fulfil it."""
+
+    applied: Applied
+    live: Live
+    fused: Mapping[Site, Fusion]
 
 
 class LoraModel:
@@ -44,7 +54,8 @@ class LoraModel:
             a quarter of the weights' by default, or 256 MiB for a small module.
         residency: what memory is given for quick changes of fused weights.
 
-    ``applied`` is the state; :meth:`become` is the only way to change it.
+    ``applied`` is the state; :meth:`become` is the only way to change it. One thread at a time may
+    use a model: the one that computes with it.
     """
 
     def __init__(
@@ -65,11 +76,12 @@ class LoraModel:
         }
         for site, layer in found.items():
             check_free(layer, site)
+        self.module = module
         self.applied = Applied()
         self.cell = Cell(module)
         layers = {site: install(layer, site, self.cell) for site, layer in found.items()}
-        shared = shared_sites(module, layers)
-        self.weights = Weights(layers, Ground(checkpoint or {}, shared, residency))
+        fixed = fixed_sites(module, layers)
+        self.weights = Weights(layers, Ground(checkpoint or {}, fixed, residency))
         self.fitter = Fitter(component, layers, packed, adapters)
         if budget is None:
             budget = max(BUDGET, sum(each.nbytes for each in module.parameters()) // 4)
@@ -96,19 +108,37 @@ class LoraModel:
         """
         where = self.cell.where()
         live = self.wardrobe.ready(want.live, where)
-        if live is None or want.fused != self.applied.fused:
-            fusions, restore = self._fusions(want)
-            live = self.wardrobe.live(want.live, where)
-            if self.slots is not None:
-                self.slots.check(live)
+        if live is not None and want.fused == self.applied.fused:
+            before = self.cell.live, self.applied
+            try:
+                self._wear(live, want)
+            except BaseException:
+                self._wear(*before)
+                raise
+            return
+        fusions, restore = self._fusions(want)
+        live = self.wardrobe.live(want.live, where)
+        with ExitStack() as undo:
+            undo.callback(self.put_back, self.state())
             self.weights.change(fusions, restore)
-        self._wear(live, want)
+            self._wear(live, want)
+            undo.pop_all()
+
+    def state(self) -> State:
+        """What is worn, with all that it takes to wear it again."""
+        return State(self.applied, self.cell.live, dict(self.weights.fused))
+
+    def put_back(self, state: State) -> None:
+        """What was worn before; it needs no catalogue and no budget."""
+        self.weights.become(state.fused)
+        self._wear(state.live, state.applied)
 
     def _wear(self, live: Live, applied: Applied) -> None:
+        if self.slots is not None:
+            self.slots.check(live)
+            self.cell.bucket = self.slots.hold(live)
         self.cell.wear(live)
         self.applied = applied
-        if self.slots is not None:
-            self.cell.bucket = self.slots.hold(live)
 
     def fix(self, ranks: Sequence[int] = (16, 64), *, samples: int = 1) -> None:
         """Wear adapters through fixed memory from now on, for ``torch.compile`` and CUDA graphs.
@@ -151,44 +181,54 @@ class LoraModel:
         if want.fused != self.applied.fused:
             self.fitter.cover(part.key for part in want.fused.parts)
         step = plan(self.applied, want, self.fitter.coverage)
-        for site in step.fuse:
-            self.weights.layers[site].check_fusible()
-        return {site: self._fusion(site, mix) for site, mix in step.fuse.items()}, step.restore
+        updates = {part.key: self.fitter.updates(part.key) for part in want.fused.parts}
+        fusions = {site: _fusion(site, mix, updates) for site, mix in step.fuse.items()}
+        return fusions, step.restore
 
-    def _fusion(self, site: Site, mix: Mix) -> Fusion:
-        worn = [
-            (part.at(named), update)
-            for part in mix.parts
-            for named, update in self.fitter.updates(part.key)[site].items()
-        ]
-        return Fusion(site, mix, tuple(u for _, u in worn), tuple(s for s, _ in worn))
+    @contextmanager
+    def keeping(self) -> Iterator[LoraModel]:
+        """What is worn now is worn again after the block."""
+        state = self.state()
+        try:
+            yield self
+        finally:
+            self.put_back(state)
 
     @contextmanager
     def wearing(self, want: Applied) -> Iterator[LoraModel]:
         """``want`` inside the block, and what was worn before after it."""
-        before, live, fused = self.applied, self.cell.live, dict(self.weights.fused)
-        self.become(want)
-        try:
+        with self.keeping():
+            self.become(want)
             yield self
-        finally:
-            self.weights.become(fused)
-            self._wear(live, before)
 
     def release(self) -> None:
         """Take everything off and leave the module as it was before."""
-        self.become(Applied())
-        if self.slots is not None:
-            self.slots.close()
-        self.cell.close()
-        for layer in self.weights.layers.values():
-            uninstall(layer)
+        try:
+            self.become(Applied())
+        finally:
+            if self.slots is not None:
+                self.slots.close()
+            self.cell.close()
+            for layer in self.weights.layers.values():
+                uninstall(layer)
+
+
+def _fusion(
+    site: Site, mix: Mix, updates: Mapping[AdapterKey, Mapping[Site, Mapping[Site, Update]]]
+) -> Fusion:
+    worn = [
+        (part.at(named), update)
+        for part in mix.parts
+        for named, update in updates[part.key][site].items()
+    ]
+    return Fusion(site, mix, tuple(u for _, u in worn), tuple(s for s, _ in worn))
 
 
 def become(models: Iterable[LoraModel], want: Applied) -> None:
     """``want`` on every component; if one refuses, all are as before."""
     with ExitStack() as undo:
         for model in models:
-            undo.callback(model.become, model.applied)
+            undo.callback(model.put_back, model.state())
             model.become(want)
         undo.pop_all()
 
@@ -198,6 +238,6 @@ def wearing(models: Collection[LoraModel], want: Applied) -> Iterator[None]:
     """``want`` on every component inside the block, and what was worn before after it."""
     with ExitStack() as undo:
         for model in models:
-            undo.enter_context(model.wearing(model.applied))
+            undo.enter_context(model.keeping())
         become(models, want)
         yield

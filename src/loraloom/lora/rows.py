@@ -122,9 +122,27 @@ def order_of(component: type[nn.Module], site: Site, layer: nn.Module) -> Order:
     return Order.SINGLE if isinstance(layer, nn.Embedding) else Order.RUNS
 
 
+MAIN = ("hidden_states", "sample", "inputs_embeds", "input_ids", "pixel_values")
+"""What diffusers and transformers call the input that has a row for every sample."""
+
+
 def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """How many rows enter a component: the leading axis of its main input."""
-    named = [kwargs[name] for name in ("hidden_states", "sample", "input_ids") if name in kwargs]
-    tensors = [value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor)]
-    assert len(tensors) > 0, "a component is called with tensors"  # a list is no number to dynamo
-    return tensors[0].shape[0]
+    """How many rows enter a component: the leading axis of its main input.
+
+    That is the first of ``MAIN``, or the first tensor that is handed over without a name.
+
+    Raises:
+        RowsError: there is neither, and the other tensors have different leading axes.
+    """
+    main = [kwargs[name] for name in MAIN if name in kwargs]
+    for value in (*main, *args):
+        if isinstance(value, Tensor) and value.ndim:
+            return value.shape[0]
+    others = [value for value in kwargs.values() if isinstance(value, Tensor) and value.ndim]
+    sizes = [value.shape[0] for value in others]
+    if not sizes or sizes.count(sizes[0]) != len(sizes):
+        raise RowsError(
+            f"nothing tells which input has the rows of the batch: leading axes are {sizes}, "
+            f"want one of {', '.join(MAIN)}, or the main input first and without a name"
+        )
+    return sizes[0]

@@ -19,7 +19,7 @@ from loraloom.kernels.tile import Tile
 
 from .layer import Cell, LoraLayer
 from .live import Beside, Live, Run
-from .rows import order_of
+from .rows import Pass, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +37,15 @@ class Tiled:
 
 
 class LinearSite(LoraLayer):
-    """``x`` is ``[rows, …, in]``."""
+    """``x`` is ``[rows, …, in]``, or ``[in]``, which is one row."""
+
+    def passing(self, x: Tensor) -> Pass:
+        return Pass(self.cell.rows, x.shape[0] if x.ndim > 1 else 1)
 
     def joins(self, runs: Sequence[Run], x: Tensor, live: Live) -> bool:
         if live.kernel(x.device).way is not Way.TORCH:
             return False  # one launch for all tiles, whatever their number
-        each = x.shape[:-1].numel() // x.shape[0]
+        each = x.shape[1:-1].numel()
         tiles = [Extent((run.stop - run.start) * each, run.update.rank) for run in runs]
         ranks = {id(run.update): run.update.rank for run in runs}
         whole = Extent(x.shape[:-1].numel(), sum(ranks.values()))
@@ -51,7 +54,7 @@ class LinearSite(LoraLayer):
         )
 
     def apart(self, runs: Sequence[Run], x: Tensor, live: Live) -> Any:
-        each = x.shape[:-1].numel() // x.shape[0]
+        each = x.shape[1:-1].numel()
         tiles = [
             Tile(run.start * each, run.stop * each, run.update.down, run.update.up, run.scale)
             for run in runs
@@ -88,14 +91,6 @@ class OpaqueSite(LinearSite):
     def shape(self) -> Shape:
         return self.out_features, self.in_features
 
-    @property
-    def device(self) -> torch.device:
-        return self._like().device
-
-    @property
-    def kind(self) -> torch.dtype:
-        return self._like().dtype
-
     def check_fusible(self) -> None:
         plain, weight = type(self).__bases__[1], self.weight
         name = type(weight).__name__ if plain is nn.Linear else plain.__name__
@@ -107,7 +102,7 @@ class OpaqueSite(LinearSite):
     def wear(self, y: Tensor, x: Tensor, way: Any) -> Tensor:
         return super().wear(y.clone(), x, way)  # whose memory it is, its class alone knows
 
-    def _like(self) -> Tensor:
+    def like(self) -> Tensor:
         bias = self.bias() if callable(self.bias) else self.bias
         for each in (bias, self.weight, *self.parameters(), *self.buffers()):
             if isinstance(each, Tensor) and each.is_floating_point():
@@ -187,6 +182,8 @@ def adaptable(module: nn.Module) -> bool:
     """
     if isinstance(module, NonDynamicallyQuantizableLinear) or getattr(module, "groups", 1) != 1:
         return False
+    if getattr(module, "max_norm", None) is not None:
+        return False  # an embedding that writes to its weight
     plain = (kind.forward for kind, _ in KINDS if isinstance(module, kind))
     return next(plain, None) is type(module).forward or opaque(module)
 

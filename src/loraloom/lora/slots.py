@@ -85,6 +85,7 @@ class Slots:
         widths = _widths(live.fitted)
         ranks = sum(widths.values())
         if ranks and self._keys != tuple(widths):
+            self._keys = ()  # until all of it is written
             for site, memory in self._sites.items():
                 _fill(memory, site, {each: widths[key] for key, each in live.fitted.items()})
             self._keys = tuple(widths)

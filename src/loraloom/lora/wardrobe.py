@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .live import Where
 
 LIVES = 1024
-"""Descriptions of batches that are kept; a few kilobytes each, without any tensor of their own."""
+"""Descriptions of batches that are kept; some kilobytes each."""
 
 
 Key: TypeAlias = "AdapterKey | tuple[AdapterKey, ...]"
@@ -35,7 +35,11 @@ class Wardrobe:
 
     def ready(self, segments: tuple[Segment, ...], where: Where) -> Live | None:
         """What ``segments`` wear, if it was worn before and all of it is still there."""
-        return self._lives.get(segments) if where == self._where else None
+        live = self._lives.get(segments) if where == self._where else None
+        if live is not None:
+            for key in live.needs:
+                self.kept.find(key)  # it is used
+        return live
 
     def live(self, segments: tuple[Segment, ...], where: Where) -> Live:
         """What ``segments`` wear, made ready if it is not.
@@ -49,9 +53,11 @@ class Wardrobe:
             self._where = where
         if segments not in self._lives:
             dropped = self.kept.dropped
-            live = self._make(segments)
-            if self.kept.dropped != dropped or len(self._lives) >= LIVES:
-                self._forget()
+            try:
+                live = self._make(segments)
+            finally:
+                if self.kept.dropped != dropped or len(self._lives) >= LIVES:
+                    self._forget()
             self._lives[segments] = live
         return self._lives[segments]
 
@@ -95,5 +101,5 @@ class Wardrobe:
         """Let go of descriptions whose adapters are gone, or of all where they are too many."""
         there = set(self.kept) if len(self._lives) < LIVES else set[Key]()
         self._lives = {
-            segments: live for segments, live in self._lives.items() if live.needs <= there
+            segments: live for segments, live in self._lives.items() if there.issuperset(live.needs)
         }

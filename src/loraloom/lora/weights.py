@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
-from weakref import ref
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from loraloom.core.fusing import Factors, digest, same_bits
 from loraloom.memory.cache import Cache
 from loraloom.memory.residency import Facts, Home, Residency, home
 
+from . import offload
 from .homes import Beside, Copied, Ledgered, Pristine
 from .sites import OpaqueSite
 
@@ -52,12 +52,12 @@ class Ground:
 
     Attributes:
         checkpoint: weights as they lie in files that nobody writes to, by site; may be empty.
-        shared: sites whose weight something else uses too.
+        fixed: sites whose weight must not be written to.
         residency: what memory is given for quick changes.
     """
 
     checkpoint: Mapping[Site, Tensor]
-    shared: Collection[Site]
+    fixed: Collection[Site]
     residency: Residency
 
 
@@ -75,7 +75,7 @@ class Weights:
         self.fused: dict[Site, Fusion] = {}
         self.homes: dict[Site, Pristine] = {}
         self.copies: Vault = Cache(ground.residency.budget, "fused weights")
-        self._seen: dict[Site, Seen] = {}
+        self._known: dict[Site, Known] = {}
 
     @property
     def nbytes(self) -> int:
@@ -93,9 +93,12 @@ class Weights:
         One weight after the other: what is held meanwhile is the size of one.
 
         Raises:
+            AdapterMismatchError: one of the weights cannot be written to.
             RestoreError: pristine bytes are not what they were.
         """
         wanted = [*((site, None) for site in restore), *fuse.items()]
+        for site, _ in wanted:
+            self.layers[site].check_fusible()
         with ExitStack() as undo:
             for site, fusion in wanted:
                 undo.callback(self._put, site, self.fused.get(site))
@@ -104,7 +107,9 @@ class Weights:
 
     def _put(self, site: Site, fusion: Fusion | None) -> None:
         layer = self.layers[site]
-        frozen = layer.weight.is_inference()
+        before, above = layer.weight, layer.above
+        offload.settle(before, above)
+        frozen = before.is_inference()
         with torch.inference_mode() if frozen else torch.no_grad():
             if fusion is not None:
                 if site not in self.homes:
@@ -115,74 +120,72 @@ class Weights:
                 self.homes[site].restore(layer)
                 del self.homes[site]
                 self.fused.pop(site, None)
-                if site in self._seen:
-                    self._seen[site] = self._seen[site].again(layer.weight)
+            offload.follow(layer.weight, before, above)
 
     def _home(self, site: Site, weight: nn.Parameter) -> Pristine:
-        seen = self._look(site, weight)
-        facts = Facts(site in self.ground.shared, seen.filed, weight.device.type == "cpu")
+        known = self._look(site, weight)
+        facts = Facts(site in self.ground.fixed, known.filed, weight.device.type == "cpu")
         where = home(self.ground.residency, facts)
         if where is Home.BESIDE:
             return Beside(weight, self.copies)
         if where is Home.LEDGER:
-            return Ledgered(seen.digest)
+            return Ledgered(known.digest)
         if where is Home.FILE:
             checkpoint, kind = self.ground.checkpoint, weight.dtype
-            return Copied(lambda: checkpoint[site].to(kind), seen.digest, None)
+            return Copied(lambda: checkpoint[site].to(kind), known.digest, None)
         copy = weight.detach().to("cpu", copy=True)
-        return Copied(lambda: copy, seen.digest, self.copies, copy.nbytes)
+        return Copied(lambda: copy, known.digest, self.copies, copy.nbytes)
 
-    def _look(self, site: Site, weight: nn.Parameter) -> Seen:
-        """What is known of a pristine weight; looked at again where somebody wrote to it."""
-        seen = self._seen.get(site)
-        if seen is None or not seen.still(weight):
-            file = self.ground.checkpoint
-            filed = site in file and same_bits(file[site].to(weight), weight)
-            seen = self._seen[site] = Seen(ref(weight), version(weight), digest(weight), filed)
-        return seen
+    def _look(self, site: Site, weight: nn.Parameter) -> Known:
+        """What is known of a pristine weight; nothing that was known of other bytes holds."""
+        now, known = digest(weight), self._known.get(site)
+        if known is None or not same_bits(known.digest.to(now.device), now):
+            self.copies.drop([key for key in self.copies if key[0] == site])
+            filed = self._filed(site, weight)
+            known = self._known[site] = Known(now, filed)
+        return known
+
+    def _filed(self, site: Site, weight: Tensor) -> bool:
+        if site not in self.ground.checkpoint:
+            return False
+        file = self.ground.checkpoint[site]
+        return file.data_ptr() != weight.data_ptr() and same_bits(file.to(weight), weight)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """A weight at one moment; writing to it counts its version up.
+class Known:
+    """What is known of the bytes of a pristine weight.
 
     Attributes:
         digest: of its rows, see :func:`~loraloom.core.fusing.digest`.
-        filed: the checkpoint holds the same bits.
+        filed: the checkpoint holds the same bits, and in memory of its own.
     """
 
-    tensor: ref[Tensor]
-    version: int | None
     digest: Tensor
     filed: bool
 
-    def still(self, tensor: Tensor) -> bool:
-        """Whether ``tensor`` is the one that was seen, and nobody has written to it since."""
-        return self.tensor() is tensor and self.version == version(tensor) is not None
 
-    def again(self, tensor: Tensor) -> Seen:
-        """The same bits, after they were written anew."""
-        return Seen(ref(tensor), version(tensor), self.digest, self.filed)
+def fixed_sites(module: nn.Module, layers: Mapping[Site, LoraLayer]) -> frozenset[Site]:
+    """Sites whose weight must not be written to.
 
-
-def shared_sites(module: nn.Module, layers: Mapping[Site, LoraLayer]) -> frozenset[Site]:
-    """Sites whose weight lies in the same memory as another tensor of the module."""
+    It overlaps with another tensor of the module in memory, or its rows do not follow one another.
+    """
     tensors = [
         *(tensor for _, tensor in module.named_parameters(remove_duplicate=False)),
         *(tensor for _, tensor in module.named_buffers(remove_duplicate=False)),
     ]
-    uses = Counter(map(_memory, tensors))
+    spans = sorted(span for span in map(_span, tensors) if span)
+    tied = {span for spans_ in pairwise(spans) if spans_[1][0] < spans_[0][1] for span in spans_}
     plain = {site: layer for site, layer in layers.items() if not isinstance(layer, OpaqueSite)}
-    return frozenset(site for site, layer in plain.items() if uses[_memory(layer.weight)] > 1)
+    return frozenset(
+        site
+        for site, layer in plain.items()
+        if _span(layer.weight) in tied or not layer.weight.is_contiguous()
+    )
 
 
-def _memory(tensor: Tensor) -> object:
-    """Equal for tensors in the same memory."""
-    if type(tensor) not in {torch.Tensor, nn.Parameter}:
-        return id(tensor)  # one of another class may have no storage of its own
-    return tensor.untyped_storage().data_ptr() or id(tensor)
-
-
-def version(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; of one that was made for inference, nobody counts it."""
-    return None if tensor.is_inference() else tensor._version
+def _span(tensor: Tensor) -> tuple[int, int] | None:
+    """Where the bytes of a tensor begin and end; one of another class may have none of its own."""
+    if type(tensor) not in {torch.Tensor, nn.Parameter} or not tensor.data_ptr():
+        return None
+    return tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from loraloom.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 K = TypeVar("K", bound="Hashable")
 
@@ -26,7 +26,7 @@ V = TypeVar("V", bound=Measured)
 class Cache(Generic[K, V]):
     """The most recently used values whose bytes together never exceed ``budget``.
 
-    ``what`` names the values in errors. ``dropped`` counts the values that made room for others.
+    ``what`` names the values in errors. ``dropped`` counts the values that had to leave.
     """
 
     def __init__(self, budget: int, what: str) -> None:
@@ -71,14 +71,20 @@ class Cache(Generic[K, V]):
         if key not in self._kept and size <= self.budget:
             self.take({key: size}, lambda _key: make())
 
+    def drop(self, keys: Iterable[K]) -> None:
+        """Keep these no longer."""
+        for key in keys:
+            if key in self._kept:
+                self.nbytes -= self._kept.pop(key).nbytes
+                self.dropped += 1
+
     def _make_room(self, size: int, wanted: Mapping[K, int]) -> None:
         """Drop the least recently used that nobody wants now, until ``size`` fits."""
         for key in list(self._kept):
             if self.nbytes + size <= self.budget:
                 return
             if key not in wanted:
-                self.nbytes -= self._kept.pop(key).nbytes
-                self.dropped += 1
+                self.drop([key])
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._kept)

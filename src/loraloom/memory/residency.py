@@ -51,12 +51,12 @@ class Facts:
     """What decides about one weight.
 
     Attributes:
-        shared: another layer uses the same memory, which must not change.
+        fixed: its memory must not change: something else uses it too.
         filed: a mapped file holds the same bits.
         on_host: the weight lies in the host's memory, as a mapped file does.
     """
 
-    shared: bool
+    fixed: bool
     filed: bool
     on_host: bool
 
@@ -67,7 +67,7 @@ def home(residency: Residency, facts: Facts) -> Home:
     A file is read where that is a copy within the host; across a bus it takes some tenths of a
     second for a large model, and the ledger's few percent of memory are the better bargain.
     """
-    if facts.shared:
+    if facts.fixed:
         return Home.BESIDE
     if residency.home is Home.FILE and not facts.filed:
         return Home.LEDGER
