@@ -77,7 +77,7 @@ def test_the_folder_needs_no_triton() -> None:
     """Nor does choosing a kernel for the CPU import it."""
     code = (
         "import sys; sys.modules['triton'] = None; import torch, loraloom.kernels.choose as c; "
-        "import loraloom.kernels.packed, loraloom.kernels.cost, loraloom.kernels.reference; "
+        "import loraloom.kernels.launch, loraloom.kernels.cost, loraloom.kernels.reference; "
         "print(c.kernel_for(torch.device('cpu')).way.value)"
     )
     run = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from loraloom.core.adapter import LowRank
 from loraloom.core.algebra import reference
+from loraloom.core.packing import Packed, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,12 +49,16 @@ def sizes_of(module: nn.Module, sites: Iterable[str]) -> dict[str, Iterable[int]
 
 
 @torch.no_grad()
-def add(module: nn.Module, updates: Mapping[str, LowRank]) -> None:
+def add(
+    module: nn.Module,
+    updates: Mapping[str, LowRank],
+    packs: Mapping[str, Packed] = MappingProxyType({}),
+) -> None:
     """Put updates into the weights, by plain arithmetic in float64."""
-    for site, update in updates.items():
+    for site, parts in spread(updates, packs).items():
         weight = module.get_submodule(site).weight
         assert isinstance(weight, nn.Parameter)
-        weight.copy_(reference(weight, [update], [1.0]))
+        weight.copy_(reference(weight, list(parts.values()), [1.0] * len(parts)))
 
 
 def models_of(name: str) -> Path:

@@ -19,7 +19,6 @@ from torch import nn
 
 from loraloom.core.adapter import Adapter
 from loraloom.core.mix import NOTHING, Applied, Mix, Part
-from loraloom.core.packing import gather
 from loraloom.errors import AdapterMismatchError
 from loraloom.lora.model import LoraModel
 from loraloom.lora.packs import CONVENTIONS, CROSS, IMAGE, JOINT, SELF, idle, packs
@@ -78,8 +77,8 @@ def test_an_adapter_of_separate_projections_acts_on_fused_ones(name: str) -> Non
     fused = fused_family(name)
     found = packs(denoiser(fused))
     assert len(found) == FUSED[name]
-    worn = Adapter.make("a", {"it": gather(updates, found)})
-    assert not worn.sites("it").keys() & idle(denoiser(fused))
+    worn = Adapter.make("a", {"it": updates})
+    assert worn.sites("it").keys() & idle(denoiser(fused))
     model = LoraModel("it", denoiser(fused), {worn.key: worn})
     mix = Mix.of([Part(worn.key, 1.0)])
     for state in (Applied.rows([mix]), Applied(fused=mix)):
@@ -178,7 +177,7 @@ def test_the_keys_and_values_of_an_image_are_packed_too() -> None:
         found = packs(attention)
         assert set(found) == {"to_kv", "to_added_kv"}
         assert idle(attention) == {"to_k", "to_v", "add_k_proj", "add_v_proj"}
-        add(attention, gather(updates, found))
+        add(attention, updates, found)
         torch.testing.assert_close(attention(x, seen), want, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(want, base, atol=1e-2)
 

@@ -25,7 +25,7 @@ from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4Mul
 
 from loraloom.core.adapter import Adapter, LowRank
 from loraloom.core.algebra import reference
-from loraloom.core.packing import gather, shapes
+from loraloom.core.packing import shapes
 from loraloom.errors import AdapterMismatchError
 from loraloom.lora.model import LoraModel
 from loraloom.lora.packs import GATED, idle, packs
@@ -82,7 +82,7 @@ def test_phi3_with_grouped_heads_wears_an_adapter_of_llama(seed: int) -> None:
     assert idle(phi) == frozenset()
     updates = updates_of(sizes_of(llama, projections(llama)), seed)
     add(llama, updates)
-    add(phi, gather(updates, found))
+    add(phi, updates, found)
     torch.testing.assert_close(hidden(phi), hidden(llama), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(hidden(llama), base, atol=1e-2)
 
@@ -102,7 +102,7 @@ def test_a_feed_forward_that_packs_gate_and_up() -> None:
     if f"{site}.up_proj" in updates:
         up = reference(up, [updates[f"{site}.up_proj"]], [1.0]).float()
     want = mlp.down_proj(mlp.activation_fn(x @ gate.T) * (x @ up.T))
-    add(model, gather(updates, found))
+    add(model, updates, found)
     torch.testing.assert_close(mlp(x), want, rtol=1e-4, atol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_interleaved_heads_are_no_blocks_and_members_are_refused(model: Any, nam
     part = site.replace(name, "q_proj")
     for worn_site, out in ((part, 32), (site, 96)):
         update = LowRank(torch.ones(1, 32), torch.ones(out, 1), 1.0)
-        worn = Adapter.make("a", {"it": gather({worn_site: update}, found)})
+        worn = Adapter.make("a", {"it": {worn_site: update}})
         wearer = LoraModel("it", module, {})
         if worn_site == part:
             with pytest.raises(AdapterMismatchError, match="there is no such layer"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loraloom.core.mix import NOTHING, AdapterKey, Applied, Mix, Part
+from loraloom.core.mix import NOTHING, AdapterKey, Mix, Part
 from loraloom.lora.plan import Plan, plan
 
 A, B = (AdapterKey(name, name * 64) for name in "ab")
@@ -14,7 +14,7 @@ def mix(a: float = 0, b: float = 0) -> Mix:
 
 
 def fusing(before: Mix, want: Mix) -> Plan:
-    return plan(Applied(fused=before), Applied(fused=want), COVERAGE)
+    return plan(before, want, COVERAGE)
 
 
 def test_only_sites_whose_part_of_the_mix_changes_are_fused() -> None:
@@ -30,13 +30,6 @@ def test_sites_that_nobody_covers_any_more_are_restored() -> None:
     assert fusing(mix(a=1, b=2), NOTHING).restore == {"x", "y", "z"}
 
 
-def test_the_same_state_needs_nothing() -> None:
-    for state in (Applied(), Applied.rows([mix(a=1), NOTHING], fused=mix(b=1))):
-        assert not plan(state, state, COVERAGE)
-
-
-def test_live_segments_change_no_weight() -> None:
-    before, want = Applied(fused=mix(a=1)), Applied.rows([mix(b=1), NOTHING], fused=mix(a=1))
-    step = plan(before, want, COVERAGE)
-    assert (step.fuse, step.restore, step.live) == ({}, frozenset(), want.live)
-    assert plan(want, before, COVERAGE).live == ()
+def test_the_same_mix_needs_nothing() -> None:
+    for same in (NOTHING, mix(a=1, b=-2)):
+        assert plan(same, same, {}) == Plan(frozenset(), {})

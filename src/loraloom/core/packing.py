@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from loraloom.errors import AdapterMismatchError
 
 from .adapter import LowRank
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from .adapter import Update
     from .mix import Shape, Site
@@ -79,35 +77,6 @@ def placed(update: LowRank, packed: Packed, member: Member) -> LowRank:
     return LowRank(update.down, up, update.scale)
 
 
-def joined(updates: Sequence[LowRank]) -> LowRank:
-    """Updates of one weight as one, ranks side by side.
-
-    One update has one scale: the largest. Those of a smaller one have the quotient, at most 1 and
-    so never beyond the type, multiplied into ``up`` in float32 or wider; factors whose scales
-    agree keep their bits and their type.
-    """
-    if len(updates) == 1:
-        return updates[0]
-    scale = max((update.scale for update in updates), key=abs)
-    ups = []
-    for update in updates:
-        wide = torch.promote_types(update.up.dtype, torch.float32)
-        same = update.scale == scale
-        ups.append(update.up if same else update.up.to(wide) * (update.scale / scale))
-    return LowRank(torch.cat([update.down for update in updates]), torch.cat(ups, dim=1), scale)
-
-
-def pack(updates: Mapping[Site, LowRank], packed: Packed) -> LowRank:
-    """What ``updates`` of the packed layer itself and of any of its members make of its weight.
-
-    Other sites are not looked at.
-
-    Raises:
-        AdapterMismatchError: an update has another shape than the rows that it is for.
-    """
-    return joined(list(_acting(updates, packed).values()))
-
-
 def spread(
     updates: Mapping[Site, Update], packs: Mapping[Site, Packed]
 ) -> dict[Site, dict[Site, Update]]:
@@ -117,7 +86,7 @@ def spread(
     own.
 
     Raises:
-        AdapterMismatchError: as :func:`pack`.
+        AdapterMismatchError: an update has another shape than the rows that it is for.
     """
     home = {member.site: packed.site for packed in packs.values() for member in packed.members}
     acting = dict.fromkeys(home.get(site, site) for site in updates)
@@ -125,19 +94,6 @@ def spread(
         site: _acting(updates, packs[site]) if site in packs else {site: updates[site]}
         for site in acting
     }
-
-
-def gather(updates: Mapping[Site, Update], packs: Mapping[Site, Packed]) -> Mapping[Site, Update]:
-    """``updates`` of members and packed layers as updates of the layers that are called.
-
-    What touches no packed layer is the object that it was.
-
-    Raises:
-        AdapterMismatchError: as :func:`pack`.
-    """
-    if not packs:
-        return updates
-    return {site: joined(list(parts.values())) for site, parts in spread(updates, packs).items()}
 
 
 def _acting(updates: Mapping[Site, LowRank], packed: Packed) -> dict[Site, LowRank]:

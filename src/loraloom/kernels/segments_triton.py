@@ -13,13 +13,13 @@ import torch
 import triton
 import triton.language as tl
 
-from .packed import pack
+from .launch import pack
 from .tile import fits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .packed import Packed
+    from .launch import Launch
 
 __all__ = ["add", "pack"]
 
@@ -133,7 +133,7 @@ def expand(
     tl.store(target, (before + sums).to(y.dtype.element_ty), mask=mask)
 
 
-def add(y: Tensor, x: Tensor, packed: Packed) -> None:
+def add(y: Tensor, x: Tensor, packed: Launch) -> None:
     """``y [entries, out]`` += what every tile makes of its entries of ``x [entries, in]``.
 
     ``x`` is rounded to the type of the factors and the whole sum to that of ``y``. Rows of both

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from loraloom.errors import AdapterMismatchError
 
 from . import offload
-from .live import BARE, Beside, Live, Run, Slot
+from .live import BARE, Live, Run, SideBySide, Slot
 from .rows import Order, Pass, entering
 
 if TYPE_CHECKING:
@@ -171,11 +171,11 @@ class LoraLayer(nn.Module):
             return live.beside(self.site, spread, x.device)
         return self.apart(runs, x, live)
 
-    def fixed(self, x: Tensor, slot: Slot) -> Beside:
+    def fixed(self, x: Tensor, slot: Slot) -> SideBySide:
         """What lies in fixed memory."""
         spread = self.passing(x).spread(self.cell.samples, self.order, self.site)
         scale = slot.scale[:, : spread.samples]
-        return Beside(slot.update, scale, scale == 0, spread.times)
+        return SideBySide(slot.update, scale, scale == 0, spread.times)
 
     def passing(self, x: Tensor) -> Pass:
         """The forward pass under way, as the layer sees it."""

@@ -118,7 +118,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Beside:
+class SideBySide:
     """All entries at once, every rank times its scale in the entry's sample.
 
     ``scale`` is ``[1, samples, 1, rank, 1]``, and ``idle`` says where it is 0; whole batches follow
@@ -201,12 +201,12 @@ class Live:
             for piece in self.fitted[part.key].sites.get(site, ())
         )
 
-    def beside(self, site: Site, spread: Spread, device: torch.device) -> Beside:
+    def beside(self, site: Site, spread: Spread, device: torch.device) -> SideBySide:
         """All adapters of the site at once."""
         assert self.joined is not None
         scale = torch.tensor(self._scales(site), dtype=torch.float32)[None, :, None, :, None]
         idle = scale == 0
-        return Beside(
+        return SideBySide(
             self.joined.at(site).to(device),
             scale.to(device),
             idle.to(device) if idle.any() else None,

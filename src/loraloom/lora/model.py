@@ -180,7 +180,7 @@ class LoraModel:
         """What :func:`plan` says, with the adapters that it takes."""
         if want.fused != self.applied.fused:
             self.fitter.cover(part.key for part in want.fused.parts)
-        step = plan(self.applied, want, self.fitter.coverage)
+        step = plan(self.applied.fused, want.fused, self.fitter.coverage)
         updates = {part.key: self.fitter.updates(part.key) for part in want.fused.parts}
         fusions = {site: _fusion(site, mix, updates) for site, mix in step.fuse.items()}
         return fusions, step.restore

@@ -18,7 +18,7 @@ from loraloom.kernels.cost import Extent, call_cost, side_by_side
 from loraloom.kernels.tile import Tile
 
 from .layer import Cell, LoraLayer
-from .live import Beside, Live, Run
+from .live import Live, Run, SideBySide
 from .rows import Pass, order_of
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class SlicedSite(LoraLayer):
     """A layer without a product of matrices: what a run wears is added to its entries."""
 
     def wear(self, y: Tensor, x: Tensor, way: Any) -> Tensor:
-        if isinstance(way, Beside):
+        if isinstance(way, SideBySide):
             hidden = self.shrink(x, way.update).contiguous()
             return y + self.expand(way.scaled(hidden, self.behind(hidden)), way.update).to(y.dtype)
         for run in way:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraloom.kernels.packed import ALIGNED, Packed, block_of, cut, pack, padded
+from loraloom.kernels.launch import ALIGNED, Launch, block_of, cut, pack, padded
 from loraloom.kernels.tile import Tile
 
 from .batches import ALIKE, Batch, batches
@@ -15,7 +15,7 @@ from .batches import ALIKE, Batch, batches
 CPU = torch.device("cpu")
 
 
-def entries_of(packed: Packed) -> list[int]:
+def entries_of(packed: Launch) -> list[int]:
     """The entries that the programs of the expanding launch write, one after the other."""
     written: list[int] = []
     for item, first in packed.expand.blocks.tolist():

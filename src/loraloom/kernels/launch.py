@@ -46,7 +46,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class Launch:
     """Tiles on a device; build it with :func:`pack` and use it for as many steps as they act.
 
     Attributes:
@@ -79,7 +79,7 @@ class Packed:
         return math.gcd(16, *(tile.rank for tile in self.tiles))
 
 
-def pack(tiles: Sequence[Tile], device: torch.device) -> Packed:
+def pack(tiles: Sequence[Tile], device: torch.device) -> Launch:
     """What :func:`.segments_triton.add` needs to know of tiles, whose factors are on ``device``.
 
     Factors of all tiles have one type. They stay where they are, unless one is not contiguous or
@@ -100,7 +100,7 @@ def pack(tiles: Sequence[Tile], device: torch.device) -> Packed:
     by_span = [
         [span.stop, first, last] for span, (first, last) in zip(spans, pairwise(ends), strict=True)
     ]
-    return Packed(
+    return Launch(
         tiles=kept,
         block=block,
         hidden=begins[-1],
