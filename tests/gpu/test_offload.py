@@ -96,7 +96,7 @@ def test_an_offloaded_model_gives_what_it_gives_on_the_device(
     model = LoraModel("transformer", module, ADAPTERS, residency=RESIDENCIES[residency])
     if not before:
         way.enable(module)
-    assert model.cell.where() == (CUDA, torch.float32)
+    assert model.probe.where() == (CUDA, torch.float32)
     for state in (*STATES, *reversed(STATES), Applied()):
         model.become(state)
         want = plain(state)
@@ -192,7 +192,7 @@ def test_weights_in_files_are_worn_live_alone(tmp_path: Path) -> None:
 def test_weights_in_accelerate_s_map_are_worn_live_alone() -> None:
     module, model = worn()
     cpu_offload(module, CUDA)
-    assert model.cell.where() == (CUDA, torch.float32)
+    assert model.probe.where() == (CUDA, torch.float32)
     model.become(LIVE)
     assert error(module(inputs(2).to(CUDA)), plain(LIVE)) < 1e-5
     with pytest.raises(AdapterMismatchError, match="map"):

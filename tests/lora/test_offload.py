@@ -60,8 +60,8 @@ def test_wearing_live_prepares_adapters_where_layers_compute_and_moves_no_weight
         for state in (Applied.rows([mix(all=1)]), Applied.rows([mix(half=1), mix()]), Applied()):
             model.become(state)
     assert watch.moved == watch.written == []
-    assert model.cell.where() == (META, torch.float32)
-    fitted = model.wardrobe.live(Applied.rows([mix(all=1)]).live, model.cell.where()).fitted
+    assert model.probe.where() == (META, torch.float32)
+    fitted = model.wardrobe.live(Applied.rows([mix(all=1)]).live, model.probe.where()).fitted
     pieces = [piece for each in fitted.values() for of in each.sites.values() for piece in of]
     assert {tensor.device for piece in pieces for tensor in piece.update.tensors} == {META}
     assert {weight.device for weight in module.parameters()} == {CPU}

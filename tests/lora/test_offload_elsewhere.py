@@ -64,7 +64,7 @@ def test_live_gives_what_it_gives_in_memory(
     model = LoraModel("transformer", module, ADAPTERS)
     if not before:
         enable(module)
-    assert model.cell.where() == (CPU, torch.float32)
+    assert model.probe.where() == (CPU, torch.float32)
     for state in (LIVE, Applied.rows([mix(one=2)]), Applied(), LIVE):
         model.become(state)
         plain[1].become(state)
@@ -146,7 +146,7 @@ def test_a_model_stored_in_eight_bits_wears_live_in_those_it_computes_in(
     other = LoraModel("transformer", plain, ADAPTERS)
     if not before:
         cast(module)
-    assert model.cell.where() == (CPU, BF16)
+    assert model.probe.where() == (CPU, BF16)
     for state in (LIVE, Applied(), Applied.rows([mix(half=1, attention=0.5)])):
         model.become(state)
         other.become(state)

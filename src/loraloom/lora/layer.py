@@ -36,11 +36,10 @@ class Cell:
     computed with in fixed memory, ``None`` where layers look up what is ``live``.
     """
 
-    __slots__ = ("_module", "_watch", "bucket", "first", "live", "rows", "samples")
+    __slots__ = ("_module", "_watch", "bucket", "live", "rows", "samples")
 
     def __init__(self, module: nn.Module) -> None:
         self._module = ref(module)  # in a cycle its weights would outlive it
-        self.first: LoraLayer | None = None
         self.live = BARE
         self.samples = 1
         self.rows = 0
@@ -66,12 +65,6 @@ class Cell:
         """Let every layer look up ``live``."""
         self.live, self.samples = live, live.samples
 
-    def where(self) -> Where:
-        """Where the component computes, and in which type."""
-        if self.first is None:
-            return torch.device("cpu"), torch.float32
-        return self.first.where
-
     def close(self) -> None:
         """Stop watching the module."""
         for hook in self._watch:
@@ -83,6 +76,34 @@ class Cell:
 
     def _leave(self, _module: nn.Module, _args: object, _output: object) -> None:
         self.rows = 0
+
+
+class Probe:
+    """Tells from one layer where a component computes; ``path`` leads to it from the component.
+
+    It is asked at every change of what is worn, so it takes no detour through torch's attributes.
+    """
+
+    __slots__ = ("layer", "path")
+
+    def __init__(self, module: nn.Module, layer: LoraLayer | None) -> None:
+        names = layer.site.split(".") if layer is not None and layer.site else []
+        self.path = [module]
+        for name in names:
+            self.path.append(self.path[-1].get_submodule(name))
+        self.layer = layer
+
+    def where(self) -> Where:
+        """Where the component computes, and in which type."""
+        if self.layer is None:
+            return torch.device("cpu"), torch.float32
+        weight = self.layer._parameters.get("weight")
+        plain = type(weight) is nn.Parameter and weight.device.type != "meta"
+        for module in self.path:
+            if not plain or offload.marked(module.__dict__):
+                return self.layer.where
+        assert weight is not None
+        return weight.device, weight.dtype
 
 
 class LoraLayer(nn.Module):
@@ -151,7 +172,8 @@ class LoraLayer(nn.Module):
             x = x.to(y.device)  # as a tool that fetches the weight did within the call
         bucket = self.cell.bucket
         if bucket is not None:
-            return self.wear(y, x, self.fixed(x, self.slots[bucket])) if bucket else y
+            works = bucket and x.numel()
+            return self.wear(y, x, self.fixed(x, self.slots[bucket])) if works else y
         live = self.cell.live
         if self.site not in live.sites:
             return y

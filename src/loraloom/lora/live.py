@@ -150,8 +150,9 @@ class Slot:
 class Live:
     """What one batch wears. It is never changed: other wishes are another one.
 
-    ``sites`` are those where anything acts; ``ways`` is where layers keep how they compute it, by
-    site and shape of the input: worked out at the first step, the same at every other.
+    ``sites`` are those where anything acts, ``needs`` what a wardrobe calls the adapters that act;
+    ``ways`` is where layers keep how they compute it, by site and shape of the input: worked out at
+    the first step, the same at every other.
     """
 
     def __init__(
@@ -167,11 +168,8 @@ class Live:
         each = [one.names for one in fitted.values()]
         self.sites: frozenset[Site] = each[0] if len(each) == 1 else frozenset().union(*each)
         self.ways: dict[Hashable, Any] = {}
-
-    @property
-    def needs(self) -> tuple[AdapterKey | tuple[AdapterKey, ...], ...]:
-        """By what a wardrobe calls them, the adapters that this refers to."""
-        return (*self.fitted, *((tuple(self.joined.fitted),) if self.joined else ()))
+        together = (tuple(joined.fitted),) if joined else ()
+        self.needs: tuple[AdapterKey | tuple[AdapterKey, ...], ...] = (*fitted, *together)
 
     def keep(self, seen: Hashable, way: Any) -> Any:
         """Remember a way; where shapes never come again, not for ever."""

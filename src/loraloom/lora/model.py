@@ -10,7 +10,7 @@ from loraloom.core.mix import Applied, Mix
 from loraloom.memory.residency import ORIGINAL
 
 from .fitter import Fitter
-from .layer import Cell
+from .layer import Cell, Probe
 from .live import Live
 from .packs import idle, packs
 from .plan import plan
@@ -76,7 +76,6 @@ class LoraModel:
         }
         for site, layer in found.items():
             check_free(layer, site)
-        self.module = module
         self.applied = Applied()
         self.cell = Cell(module)
         layers = {site: install(layer, site, self.cell) for site, layer in found.items()}
@@ -85,6 +84,7 @@ class LoraModel:
         self.fitter = Fitter(component, layers, packed, adapters)
         if budget is None:
             budget = max(BUDGET, sum(each.nbytes for each in module.parameters()) // 4)
+        self.probe = Probe(module, next(iter(layers.values()), None))
         self.slots: Slots | None = None
         self.wardrobe = Wardrobe(budget, f"adapters on {component}", self.fitter)
 
@@ -106,7 +106,7 @@ class LoraModel:
             BudgetError: what is to be worn live exceeds the budget.
             RestoreError: pristine bytes are lost.
         """
-        where = self.cell.where()
+        where = self.probe.where()
         live = self.wardrobe.ready(want.live, where)
         if live is not None and want.fused == self.applied.fused:
             before = self.cell.live, self.applied

@@ -223,7 +223,6 @@ def install(module: nn.Module, site: Site, cell: Cell) -> LoraLayer:
     kind: type[Any] = type(module)
     layer.__class__ = worn_class(kind, keeps=opaque(module))  # type: ignore[arg-type]  # classes are hashable
     layer.site, layer.cell = site, cell
-    cell.first = cell.first or layer
     layer.order = order_of(cell.component, site, module)
     return layer
 

@@ -37,8 +37,7 @@ class Wardrobe:
         """What ``segments`` wear, if it was worn before and all of it is still there."""
         live = self._lives.get(segments) if where == self._where else None
         if live is not None:
-            for key in live.needs:
-                self.kept.find(key)  # it is used
+            self.kept.touch(live.needs)
         return live
 
     def live(self, segments: tuple[Segment, ...], where: Where) -> Live:

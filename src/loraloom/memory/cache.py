@@ -66,6 +66,11 @@ class Cache(Generic[K, V]):
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
+    def touch(self, keys: Iterable[K]) -> None:
+        """Count these as used; all of them are kept."""
+        for key in keys:
+            self._kept.move_to_end(key)
+
     def offer(self, key: K, size: int, make: Callable[[], V]) -> None:
         """Keep the value of ``key`` if the budget has room for it at all."""
         if key not in self._kept and size <= self.budget:
