@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from diffusers.hooks import apply_layerwise_casting
+from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
 
 from loraloom.core.adapter import Adapter, LowRank
 from loraloom.core.algebra import delta, fold, reference
 from loraloom.core.mix import AdapterKey, Applied, Mix, Part, Scope
+from loraloom.core.packing import spread
 from loraloom.lora.accuracy import Gauge, inner, noise
 from loraloom.lora.cost import lost
 from loraloom.lora.model import LoraModel
 
+from .offloading import WAYS, Watch, grouped, sequential, simulate_streams
 from .strategies import ADAPTERS, BY_NAME, Tiny, mix, tiny
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
 CPU = torch.device("cpu")
+
+
+def cast(module: nn.Module) -> None:
+    apply_layerwise_casting(module, torch.float8_e4m3fn, torch.bfloat16)
 
 
 def update(out: int, width: int, rank: int, seed: int) -> LowRank:
@@ -126,3 +141,66 @@ def test_weights_that_cannot_hold_an_update_are_never_fused() -> None:
     gauge = Gauge(model)
     assert lost(gauge.rounding(mix(all=1.0))) == "weights of Packed cannot hold it"
     assert not lost(gauge.rounding(mix(one=1.0)))
+
+
+@pytest.mark.parametrize(
+    ("enable", "what"),
+    [
+        (sequential, "float32 in accelerate's map of offloaded weights"),
+        (None, "float32 in a file of its offloaded group"),
+        (cast, "float8_e4m3fn in a type that it is only stored in"),
+    ],
+    ids=["sequential", "files", "casting"],
+)
+def test_weights_that_a_tool_keeps_away_are_never_fused(
+    enable: Callable[[nn.Module], None] | None, what: str, tmp_path: Path
+) -> None:
+    module = tiny()
+    gauge = Gauge(LoraModel("transformer", module, ADAPTERS))
+    assert not lost(gauge.rounding(mix(all=1.0)))
+    (enable or grouped("leaf_level", files=tmp_path))(module)
+    with Watch(module) as watch:
+        assert lost(gauge.rounding(mix(all=1.0))) == f"weights of {what} cannot hold it"
+    assert watch.moved == watch.written == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_in_groups_are_measured_as_in_memory(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate_streams(monkeypatch)
+    module, plain = tiny(torch.bfloat16), tiny(torch.bfloat16)
+    WAYS[way](module)
+    got, want = (
+        Gauge(LoraModel("transformer", each, ADAPTERS)).rounding(mix(all=0.1, half=-1))
+        for each in (module, plain)
+    )
+    assert got == want
+
+
+def test_updates_of_a_packed_layer_are_measured_with_those_of_its_parts() -> None:
+    """By names of parts, by the layer's own name, and by both, as differences formed in full."""
+    torch.manual_seed(0)
+    module = FluxAttention(16, heads=2, dim_head=8, processor=FluxAttnProcessor()).requires_grad_(
+        requires_grad=False
+    )
+    module.fuse_projections()
+    parts = {name: update(16, 16, 2, seed) for seed, name in enumerate(("to_q", "to_k", "to_v"))}
+    whole = {"to_qkv": update(48, 16, 3, seed=7), "to_v": update(16, 16, 1, seed=8)}
+    adapters = [Adapter.make("parts", {"it": parts}), Adapter.make("whole", {"it": whole})]
+    model = LoraModel("it", module, {each.key: each for each in adapters})
+    one, other = (each.key for each in adapters)
+    scoped = Part(one, -0.5, (Scope("to_k", 0.25),))
+    for worn in (Mix.of([scoped]), Mix.of([Part(other, 2.0)]), Mix.of([scoped, Part(other, 2.0)])):
+        base = module.to_qkv.weight.detach().double()
+        packed = model.fitter.packs["to_qkv"]
+        acting = [
+            (part.at(name), placed)
+            for part in worn.parts
+            for name, placed in spread(parts if part.key == one else whole, {"to_qkv": packed})[
+                "to_qkv"
+            ].items()
+        ]
+        change = reference(base, [u for _, u in acting], [s for s, _ in acting]) - base
+        effect = Gauge(model).rounding(worn).effect
+        assert effect == pytest.approx(float(change.norm() / base.norm()) ** 2, rel=1e-4)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraloom.lora import cost
-from loraloom.lora.cost import EXACT, NOISE_BOUND, Layers, Rates, Rounding, Work, choose
+from loraloom.lora.cost import CAUTIOUS, EXACT, NOISE_BOUND, Layers, Rates, Rounding, Work, choose
 
 RATES = Rates(
     call=2e-5,
@@ -92,6 +92,13 @@ def test_a_rank_of_384_in_many_steps_is_fused_and_a_style_in_one_step_is_not() -
     distilled = Layers(24, out=1536, width=1536, rank=384, beside=0, passes=2, entries=1024)
     assert choose(RATES, Work((distilled,), 50)).mode == "fused"
     assert choose(RATES, Work((STYLE,), 1)).mode == "live"
+
+
+def test_a_machine_that_could_not_be_measured_fuses_only_what_is_worth_it_anywhere() -> None:
+    distilled = Layers(24, out=1536, width=1536, rank=384, beside=0, passes=2, entries=1024)
+    assert choose(CAUTIOUS, Work((distilled,), 50)).mode == "fused"
+    for steps in (1, 4, 8, 20):
+        assert choose(CAUTIOUS, Work((STYLE,), steps)).mode == "live"
 
 
 def test_a_style_that_is_asked_for_again_and_again_is_fused() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import random
 import weakref
+from collections import Counter
 
 import pytest
 import torch
 
 from loraloom.core.mix import Applied, Mix, Part
-from loraloom.errors import BudgetError
+from loraloom.errors import BudgetError, InvalidStrengthError
 from loraloom.lora.model import LoraModel
+from loraloom.lora.wardrobe import LIVES
 
 from .strategies import ADAPTERS, BY_NAME, adapter, mix, tiny
 
@@ -119,3 +121,75 @@ def test_a_component_that_moved_or_changed_its_type_wears_what_fits_it_now() -> 
     assert (
         model.cell.live.fitted[BY_NAME["all"]].sites["time"][0].update.down.dtype == torch.float64
     )
+
+
+class Counted(dict):  # type: ignore[type-arg]
+    """Adapters that count by key how often they are asked for."""
+
+    def __init__(self, adapters: object) -> None:
+        super().__init__(adapters)  # type: ignore[call-overload]
+        self.asked: Counter[object] = Counter()
+
+    def get(self, key: object, default: object = None) -> object:
+        self.asked[key] += 1
+        return super().get(key, default)
+
+
+def test_what_is_worn_every_other_time_is_made_ready_once() -> None:
+    catalogue = Counted(MANY)
+    model = LoraModel("transformer", tiny(torch.bfloat16), catalogue)
+    often, *others = MANY
+    model.wardrobe.kept.budget = 3 * max(model.fitter.size(key) for key in MANY)
+    asked = 0
+    for number in range(30):
+        model.become(Applied.rows([Mix.of([Part(often, 1.0)])]))
+        asked = asked or catalogue.asked[often]
+        model.become(Applied.rows([Mix.of([Part(others[number % len(others)], 1.0)])]))
+    assert model.wardrobe.kept.dropped > 10
+    assert catalogue.asked[often] == asked
+
+
+ALIKE = list(MANY)[::5]  # of one rank
+
+
+def test_a_strength_that_is_refused_leaves_held_what_is_counted() -> None:
+    model = LoraModel("transformer", tiny(torch.bfloat16), MANY)
+    one, other, *_ = ALIKE
+    assert model.fitter.size(one) == model.fitter.size(other)
+    model.wardrobe.kept.budget = model.fitter.size(one)
+    model.become(Applied.rows([Mix.of([Part(one, 1.0)])]))
+    held = weakref.ref(model.cell.live.fitted[one].sites["time"][0].update.down)
+    model.become(Applied())
+    with pytest.raises(InvalidStrengthError):
+        model.become(Applied.rows([Mix.of([Part(other, 1e300)])]))
+    gc.collect()
+    assert held() is None
+    assert set(model.wardrobe.kept) == {other}
+    assert model.wardrobe.kept.nbytes == model.wardrobe.kept.budget
+    model.become(Applied.rows([Mix.of([Part(other, 1.0)])]))
+    assert bytes_alive(model) == model.wardrobe.kept.nbytes
+
+
+def test_a_joined_adapter_is_counted_and_leaves_with_its_description() -> None:
+    module = tiny(torch.bfloat16)
+    model = LoraModel("transformer", module, MANY)
+    one, other, third = ALIKE
+    model.wardrobe.kept.budget = 4 * model.fitter.size(one)
+    x = torch.zeros(2, 3, 16, dtype=torch.bfloat16)
+    model.become(Applied.rows([Mix.of([Part(one, 1.0)]), Mix.of([Part(other, 1.0)])]))
+    module(x)
+    assert bytes_alive(model) == model.wardrobe.kept.nbytes == model.wardrobe.kept.budget
+    for strength in (1.0, 0.5):
+        model.become(Applied.rows([Mix.of([Part(third, strength)])]))
+        module(x)
+        assert bytes_alive(model) <= model.wardrobe.kept.nbytes <= model.wardrobe.kept.budget
+
+
+def test_strengths_that_never_come_again_are_not_kept() -> None:
+    model = LoraModel("transformer", tiny(), ADAPTERS)
+    for number in range(LIVES + 50):
+        state = Applied.rows([mix(one=1 + number / 64)])
+        model.become(state)
+        assert len(model.wardrobe._lives) <= LIVES
+    assert model.applied == state
+    assert set(model.wardrobe.kept) == {BY_NAME["one"]}

@@ -70,28 +70,26 @@ class Auto:
         if not mix:
             return Outfit(settled, what.resting)
         live = [key for key, manner in settled.items() if manner.mode == "live"]
-        choice = self.choice(mix, live, run)
+        choice = self.choice(mix, live, run, what.resting)
         manner = Manner(choice.mode, choice.why)
         both = Mix.of([*what.resting.parts, *(mix.parts if choice.mode == "fused" else ())])
         return Outfit({**settled, **dict.fromkeys((p.key for p in mix.parts), manner)}, both)
 
-    def choice(self, mix: Mix, beside: Sequence[AdapterKey], run: Run) -> Choice:
-        """Live or fused for ``mix``, with ``beside`` worn live in any case."""
+    def choice(
+        self, mix: Mix, beside: Sequence[AdapterKey], run: Run, resting: Mix = NOTHING
+    ) -> Choice:
+        """Live or fused for ``mix``, ``beside`` being live and ``resting`` fused in any case."""
         work = Work(
             self._layers(mix, beside, run),
             run.steps,
             uses=self.habits.uses(mix),
-            resident=self._resident(mix),
+            resident=self.models[0].applied.fused == Mix.of([*resting.parts, *mix.parts]),
         )
         return choose(self.rates(), work, self.rounding(mix))
 
     def rounding(self, mix: Mix) -> Rounding:
         """What fusing would lose, over all components."""
         return sum((gauge.rounding(mix) for gauge in self.gauges), start=EXACT)
-
-    def _resident(self, mix: Mix) -> bool:
-        fused = self.models[0].applied.fused
-        return fused != NOTHING and fused.only(part.key for part in mix.parts) == mix
 
     def _layers(self, mix: Mix, beside: Sequence[AdapterKey], run: Run) -> tuple[Layers, ...]:
         """What ``mix`` asks of every site that it changes, those that are alike as one."""

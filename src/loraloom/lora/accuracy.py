@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
 
+from loraloom.errors import AdapterMismatchError
+
+from . import offload
 from .cost import Rounding
 
 if TYPE_CHECKING:
@@ -20,8 +24,8 @@ if TYPE_CHECKING:
     from .layer import LoraLayer
     from .model import LoraModel
 
-    Products: TypeAlias = Mapping[tuple[Site, Site], float]
-    """Inner products by the site and, within, the name that adapters call it by."""
+    Products: TypeAlias = Mapping["Place", float]
+    """Inner products of the updates of two adapters."""
 
 ROUNDING = 0.216
 """Relative rounding noise of a bell-shaped weight, in units of the type's epsilon.
@@ -35,6 +39,20 @@ PAIRS = 256
 
 HOLDS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Types of weights that can be fused into: what they lose is the formula's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the updates of two adapters meet: a site, and by what name either calls it."""
+
+    site: Site
+    one: Site
+    other: Site
+
+    @property
+    def shared(self) -> bool:
+        """Whether both change the same rows: other members of a packed layer have their own."""
+        return self.one == self.other or self.site in {self.one, self.other}
 
 
 def noise(dtype: torch.dtype) -> float:
@@ -76,17 +94,16 @@ class Gauge:
     def rounding(self, mix: Mix) -> Rounding:
         """What fusing ``mix`` would round away, over all sites of the component that it changes."""
         touched = self._touched(mix)
+        refused = next(filter(None, map(self._refused, sorted(touched))), "")
+        if refused:
+            return Rounding(float("inf"), 0.0, refused)
         self._measure(touched)
         squares = self._squares(mix)
         total = Rounding()
         for site in sorted(touched):
-            weight = self.model.weights.layers[site].weight
-            opaque = _opaque(self.model.weights.layers[site])
-            if opaque:
-                return Rounding(float("inf"), 0.0, opaque)
+            dtype = self.model.weights.layers[site].weight.dtype
             effect = squares[site] / max(self.norms[site], 1e-30) ** 2
-            lost = noise(weight.dtype) ** 2
-            total += Rounding(lost, effect, str(weight.dtype).removeprefix("torch."))
+            total += Rounding(noise(dtype) ** 2, effect, _named(dtype))
         return total
 
     def _touched(self, mix: Mix) -> frozenset[Site]:
@@ -97,25 +114,28 @@ class Gauge:
             if any(part.at(name) for name in named)
         )
 
+    def _refused(self, site: Site) -> str:
+        """What its weight is if no update can be added to it; asked anew, for weights move."""
+        return refused(self.model.weights.layers[site])
+
     def _measure(self, touched: Iterable[Site]) -> None:
         """Norms of the weights at ``touched`` that are not known yet."""
         layers = self.model.weights.layers
-        new = [site for site in touched if site not in self.norms and not _opaque(layers[site])]
+        new = [site for site in touched if site not in self.norms]
         with torch.no_grad():
             norms = [torch.linalg.vector_norm(layers[s].weight, dtype=torch.float32) for s in new]
         self.norms.update(zip(new, _floats(norms), strict=True))
 
     def _squares(self, mix: Mix) -> dict[Site, float]:
-        """``‖Σ sᵢ ΔWᵢ‖²`` by site, from the inner products of every two adapters of the mix.
-
-        Where a layer is several to adapters their updates lie in rows of their own: squares add.
-        """
+        """``‖Σ sᵢ ΔWᵢ‖²`` by site, from the inner products of every two adapters of the mix."""
         total: dict[Site, float] = {}
-        for one in mix.parts:
-            for other in mix.parts:
-                pair = min(one.key, other.key), max(one.key, other.key)
-                for (site, name), value in self._products(*pair).items():
-                    total[site] = total.get(site, 0.0) + one.at(name) * other.at(name) * value
+        parts = sorted(mix.parts, key=lambda part: part.key)
+        for index, one in enumerate(parts):
+            for other in parts[index:]:
+                times = 1 if one is other else 2
+                for at, value in self._products(one.key, other.key).items():
+                    both = times * one.at(at.one) * other.at(at.other) * value
+                    total[at.site] = total.get(at.site, 0.0) + both
         return {site: max(square, 0.0) for site, square in total.items()}
 
     def _products(self, one: AdapterKey, other: AdapterKey) -> Products:
@@ -130,29 +150,45 @@ class Gauge:
         first, second = (self.model.fitter.updates(key) for key in (one, other))
         layers = self.model.weights.layers
         places = [
-            (site, name)
-            for site in first
-            if site in second and not _opaque(layers[site])
+            place
+            for site in first.keys() & second.keys()
             for name in first[site]
-            if name in second[site]
+            for other_name in second[site]
+            if (place := Place(site, name, other_name)).shared
         ]
         values = [
-            inner(first[site][name], second[site][name], layers[site].weight.device)
-            for site, name in places
+            inner(first[at.site][at.one], second[at.site][at.other], layers[at.site].device)
+            for at in places
         ]
         return dict(zip(places, _floats(values), strict=True))
 
 
 def _floats(values: Sequence[Tensor]) -> Iterable[float]:
     """All at once: a device is waited for a single time."""
+    devices = {value.device for value in values}
+    if len(devices) > 1:  # offloading leaves some weights here and others there
+        values = [value.cpu() for value in values]
     return torch.stack(list(values)).tolist() if values else ()
 
 
-def _opaque(layer: LoraLayer) -> str:
-    """What a weight is if no update can be added to it (quantised, packed); empty if one can."""
+def refused(layer: LoraLayer) -> str:
+    """What a weight is if no update can be added to it; empty if one can.
+
+    It is quantised, packed, of a type that the formula does not hold for, or offloaded to where
+    nothing can be written.
+    """
     weight: object = layer.weight
     if type(weight) not in (torch.Tensor, nn.Parameter):
-        return type(weight).__name__
+        tensor = isinstance(weight, torch.Tensor)
+        return type(weight).__name__ if tensor else type(layer).__bases__[1].__name__
     assert isinstance(weight, torch.Tensor)
-    fits = weight.dtype in HOLDS and tuple(weight.shape) == tuple(layer.shape)
-    return "" if fits else str(weight.dtype).removeprefix("torch.")
+    try:
+        layer.check_fusible()
+    except AdapterMismatchError:
+        where = offload.rest(offload.look(weight, layer.above))
+        return _named(weight.dtype) + (f" {where.value}" if not where.writable else "")
+    return "" if weight.dtype in HOLDS else _named(weight.dtype)
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -40,6 +40,21 @@ class Rates:
     restore: float
 
 
+CAUTIOUS = Rates(
+    call=1e-5,
+    flop=2e-12,
+    touch=5e-12,
+    fuse_call=2e-4,
+    fuse=3e-9,
+    fuse_flop=2e-11,
+    restore=3e-10,
+)
+"""Of a machine that could not be measured: a style is worn live, a high rank in many steps fused.
+
+Wearing takes half of what a processor was measured to take where nothing else ran, fusing twice.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Layers:
     """Sites that are alike, and what a mix asks of each.

@@ -128,7 +128,9 @@ class Ledgered:
 class Beside:
     """The pristine weight stays as the object that it is, and another takes its place.
 
-    ``fresh`` is the version of that one: whoever writes to it writes to what ``copies`` holds.
+    ``fresh`` is the version of that one: whoever writes to it writes to what ``copies`` holds,
+    which is forgotten then. Writes that go around the version (``.data``) are not seen: to compare
+    bytes would be to read all of them at every change.
     """
 
     pristine: nn.Parameter

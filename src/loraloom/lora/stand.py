@@ -16,9 +16,11 @@ from loraloom.core.mix import AdapterKey, Applied, Mix, Part
 from .model import LoraModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from loraloom.core.mix import Site
+
+    from .live import Where
 
 RANKS, ENTRIES = (16, 128), (64, 512)
 
@@ -60,14 +62,12 @@ class Stand:
         self.mixes = mixes
 
     @classmethod
-    def of(cls, shape: tuple[int, int], like: LoraModel, *, filed: bool) -> Stand:
-        """On the device and in the type of the model ``like``."""
-        out, width = shape
-        weight = next(iter(like.weights.layers.values())).weight
-        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+    def of(cls, shape: tuple[int, int], where: Where, *, filed: bool) -> Stand:
+        """A stand that computes ``where`` it is told."""
+        (out, width), (device, dtype) = shape, where
         count = min(max(WEIGHTS // (out * width), 1), 4)
         layers = [
-            nn.Linear(width, out, device="meta", dtype=dtype).to_empty(device=weight.device)
+            nn.Linear(width, out, device="meta", dtype=dtype).to_empty(device=device)
             for _ in range(count)
         ]
         for layer in layers:
@@ -83,28 +83,24 @@ class Stand:
         mixes = zip(RANKS, adapters, strict=True)
         return cls(module, model, {rank: Mix.of([Part(a.key, 1.0)]) for rank, a in mixes})
 
-    def wear(self) -> dict[Point, float]:
-        """Calls without and with adapters, side by side."""
+    def wear(self) -> Iterator[tuple[Point, float]]:
+        """Seconds of calls without and with adapters, side by side, each as it is measured."""
         weight = self.model.weights.layers["layers.0"].weight
         out, width = weight.shape
-        times = {}
         for entries in ENTRIES:
             x = torch.ones(1, entries, width, dtype=weight.dtype, device=weight.device)
             for rank in (0, *self.mixes):
                 self.model.become(Applied.rows([self.mixes[rank]]) if rank else Applied())
-                times[Point(out, width, entries, rank)] = self._timed(partial(self.module, x))
+                yield Point(out, width, entries, rank), self._timed(partial(self.module, x))
         self.model.become(Applied())
-        return times
 
-    def fuse(self) -> dict[Point, float]:
-        """Fusing with every rank, and restoring."""
+    def fuse(self) -> Iterator[tuple[Point, float]]:
+        """Seconds of fusing with every rank, and of restoring, each as it is measured."""
         out, width = self.model.weights.layers["layers.0"].weight.shape
-        times = {}
         for rank, mix in self.mixes.items():
             for point, state in ((rank, Applied(fused=mix)), (0, Applied())):
                 spent = self._timed(partial(self.model.become, state))
-                times[Point(out, width, 0, point)] = spent
-        return times
+                yield Point(out, width, 0, point), spent
 
     def _timed(self, run: Callable[[], object]) -> float:
         """Seconds for one of the copies; a device is waited for before and after all of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from loraloom.errors import BudgetError
@@ -23,6 +24,14 @@ class Measured(Protocol):
 V = TypeVar("V", bound=Measured)
 
 
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[V]):
+    """A value that is kept, and its bytes."""
+
+    value: V
+    size: int
+
+
 class Cache(Generic[K, V]):
     """The most recently used values whose bytes together never exceed ``budget``.
 
@@ -33,9 +42,13 @@ class Cache(Generic[K, V]):
         assert budget >= 0
         self.budget = budget
         self.what = what
-        self.nbytes = 0
         self.dropped = 0
-        self._kept: OrderedDict[K, V] = OrderedDict()
+        self._kept: OrderedDict[K, Entry[V]] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is kept; summed, so that no interrupt can part it from what is there."""
+        return sum(entry.size for entry in self._kept.values())
 
     def take(self, wanted: Mapping[K, int], make: Callable[[K], V]) -> dict[K, V]:
         """The values of all of ``wanted``, together; ``wanted`` gives the bytes of each.
@@ -56,15 +69,15 @@ class Cache(Generic[K, V]):
             self._make_room(size, wanted)
             value = make(key)
             assert value.nbytes == size
-            self._kept[key] = value
-            self.nbytes += size
-        return {key: self._kept[key] for key in wanted}
+            self._kept[key] = Entry(value, size)
+        return {key: self._kept[key].value for key in wanted}
 
     def find(self, key: K) -> V | None:
         """The value of ``key`` if it is kept."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key].value
 
     def touch(self, keys: Iterable[K]) -> None:
         """Count these as used; all of them are kept."""
@@ -80,7 +93,7 @@ class Cache(Generic[K, V]):
         """Keep these no longer."""
         for key in keys:
             if key in self._kept:
-                self.nbytes -= self._kept.pop(key).nbytes
+                del self._kept[key]
                 self.dropped += 1
 
     def _make_room(self, size: int, wanted: Mapping[K, int]) -> None:
