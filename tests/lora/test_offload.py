@@ -24,7 +24,8 @@ from .offloading import (
     simulate_streams,
 )
 from .strategies import ADAPTERS, mix, tiny
-from .test_laws import RESIDENCIES, Writing, bits, failures, inputs, same_bits, worn
+from .test_failures import Writing, failures
+from .test_laws import RESIDENCIES, bits, inputs, same_bits, worn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
