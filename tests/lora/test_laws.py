@@ -242,6 +242,8 @@ def test_what_is_worn_can_be_taken_off_after_it_left_the_catalogue() -> None:
     catalogue = dict(ADAPTERS)
     model = LoraModel("transformer", module, catalogue)
     model.become(Applied.rows([mix(half=1)], fused=mix(all=1)))
+    del catalogue[BY_NAME["all"]]
+    model.become(Applied.rows([mix(one=1), mix(half=2)], fused=mix(all=1)))
     catalogue.clear()
     model.become(Applied(fused=mix(all=1)))
     model.become(Applied())

@@ -181,7 +181,8 @@ class LoraModel:
         if want.fused != self.applied.fused:
             self.fitter.cover(part.key for part in want.fused.parts)
         step = plan(self.applied.fused, want.fused, self.fitter.coverage)
-        updates = {part.key: self.fitter.updates(part.key) for part in want.fused.parts}
+        keys = {part.key for mix in step.fuse.values() for part in mix.parts}
+        updates = {key: self.fitter.updates(key) for key in keys}
         fusions = {site: _fusion(site, mix, updates) for site, mix in step.fuse.items()}
         return fusions, step.restore
 
