@@ -223,5 +223,11 @@ def _places(one: Tensor, other: Tensor) -> Tensor:
     """Where two flat tensors differ, ``[differences]``."""
     if one.device.type != "cpu":
         return torch.ne(one, other).nonzero().flatten()
-    # torch's own takes three times as long on a CPU
-    return torch.from_numpy(np.flatnonzero(np.not_equal(one.numpy(), other.numpy())))
+    wrong = np.not_equal(one.numpy(), other.numpy())
+    if len(wrong) % 8:
+        return torch.from_numpy(np.flatnonzero(wrong))
+    # most words of eight are zero: looking at them first takes a quarter of torch's time
+    words = wrong.view(np.uint64)
+    some = np.flatnonzero(words != 0)
+    inside = np.flatnonzero(np.take(words, some).view(np.bool_))
+    return torch.from_numpy(some[inside >> 3] * 8 + (inside & 7))
