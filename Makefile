@@ -44,6 +44,7 @@ bench: $(READY)
 	$(BIN)/python -m bench.run
 
 gpu: $(READY)
+	@$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('make gpu needs a CUDA device')"
 	$(BIN)/pytest tests/gpu
 	$(BIN)/python -m bench.run --device cuda
 
