@@ -267,3 +267,20 @@ def test_every_processor_of_diffusers_that_calls_packed_layers_is_known() -> Non
     readers = {layer: {name for name in found if layer in found[name]} for layer in layers}
     assert readers == {layer: set(known) for layer, known in layers.items()}
     assert readers["to_qkv"] == SELF | CROSS | JOINT | IMAGE
+
+
+def test_projections_fused_under_a_model_are_an_error_and_not_silence() -> None:
+    family = family_of("flux")
+    module = denoiser(family)
+    updates = updates_of(sizes_of(module, projections(module)))
+    worn = Adapter.make("a", {"it": updates})
+    model = LoraModel("it", module, {worn.key: worn})
+    module.fuse_qkv_projections()
+    for state in (
+        Applied.rows([Mix.of([Part(worn.key, 1.0)])]),
+        Applied(fused=Mix.of([Part(worn.key, 1.0)])),
+    ):
+        with pytest.raises(AdapterMismatchError, match="fused or taken apart after its layers"):
+            model.become(state)
+    model.release()
+    LoraModel("it", module, {worn.key: worn}).become(Applied.rows([Mix.of([Part(worn.key, 1.0)])]))

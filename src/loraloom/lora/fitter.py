@@ -10,13 +10,15 @@ from loraloom.core.packing import shapes, spread
 from loraloom.errors import AdapterMismatchError, UnknownAdapterError, closest, hint
 
 from .live import Fitted, Piece
+from .packs import packs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from torch import nn
+
     from loraloom.core.adapter import Adapter, Update
     from loraloom.core.mix import AdapterKey, Component, Site
-    from loraloom.core.packing import Packed
 
     from .layer import LoraLayer
 
@@ -28,21 +30,22 @@ class Fitter:
 
     Args:
         component: the name that adapters call it by.
-        layers: by site.
-        packs: layers that do what adapters know as several.
+        module: the component.
+        layers: its layers that wear adapters, by site.
         adapters: where adapters are found.
     """
 
     def __init__(
         self,
         component: Component,
+        module: nn.Module,
         layers: Mapping[Site, LoraLayer],
-        packs: Mapping[Site, Packed],
         adapters: Mapping[AdapterKey, Adapter],
     ) -> None:
         self.component = component
+        self.module = module
         self.layers = layers
-        self.packs = packs
+        self.packs = packs(module)
         self.adapters = adapters
         self.coverage: dict[AdapterKey, frozenset[Site]] = {}
 
@@ -61,8 +64,14 @@ class Fitter:
         """Return if every update of ``adapter`` for this component has a site that it fits.
 
         Raises:
-            AdapterMismatchError: one has not.
+            AdapterMismatchError: one has not, or projections were fused since the component was
+                fitted out, so that other layers are called now.
         """
+        if packs(self.module) != self.packs:
+            raise AdapterMismatchError(
+                f"projections of {self.component} were fused or taken apart after its layers began "
+                "to wear adapters; want that done before, or release() and a new LoraModel"
+            )
         there = {site: layer.shape for site, layer in self.layers.items()}
         there |= shapes(self.packs)
         for site, update in adapter.sites(self.component).items():

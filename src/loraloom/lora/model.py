@@ -12,7 +12,7 @@ from loraloom.memory.residency import ORIGINAL
 from .fitter import Fitter
 from .layer import Cell, Probe
 from .live import Live
-from .packs import idle, packs
+from .packs import idle
 from .plan import plan
 from .sites import adaptable, check_free, install, uninstall
 from .slots import Slots
@@ -68,7 +68,7 @@ class LoraModel:
         budget: int | None = None,
         residency: Residency = ORIGINAL,
     ) -> None:
-        packed, unused = packs(module), idle(module)
+        unused = idle(module)
         found = {
             site: layer
             for site, layer in module.named_modules()
@@ -81,7 +81,7 @@ class LoraModel:
         layers = {site: install(layer, site, self.cell) for site, layer in found.items()}
         fixed = fixed_sites(module, layers)
         self.weights = Weights(layers, Ground(checkpoint or {}, fixed, residency))
-        self.fitter = Fitter(component, layers, packed, adapters)
+        self.fitter = Fitter(component, module, layers, adapters)
         if budget is None:
             budget = max(BUDGET, sum(each.nbytes for each in module.parameters()) // 4)
         self.probe = Probe(module, next(iter(layers.values()), None))
