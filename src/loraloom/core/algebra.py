@@ -41,10 +41,6 @@ class Folded:
     up: Tensor
     scale: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.down, self.up, self.scale))
-
 
 def fold(
     updates: Sequence[Update], strengths: Sequence[Sequence[float]], device: torch.device

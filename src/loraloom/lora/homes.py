@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -67,12 +67,12 @@ class Copied:
     def fuse(self, layer: LoraLayer, fusion: Addition) -> None:
         weight, key = layer.weight.detach(), (fusion.site, fusion.mix)
         copy = self.copies.find(key) if self.copies is not None else None
-        pristine = weight if self.bare or copy is not None else self._pristine(layer)
-        factors = None if copy is not None else fusion.factors(weight)
-        self.bare = False
-        if factors is None:
-            weight.copy_(cast("Tensor", copy))
+        if copy is not None:
+            self.bare = False
+            weight.copy_(copy)
             return
+        pristine, factors = weight if self.bare else self._pristine(layer), fusion.factors(weight)
+        self.bare = False
         add(pristine.to(weight.device), factors, weight)
         if self.copies is not None:
             self.copies.offer(key, weight.nbytes, lambda: weight.to("cpu", copy=True))

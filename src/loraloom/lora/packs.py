@@ -159,7 +159,7 @@ def _found(module: nn.Module) -> Iterator[Found]:
 
 def _at(prefix: str, owner: nn.Module, convention: Convention) -> Found | None:
     """What an owner has of a convention; nothing, if it does not follow it."""
-    layer, site = getattr(owner, convention.layer, None), prefix + convention.layer
+    layer, site = owner._modules.get(convention.layer), prefix + convention.layer
     rows, width = (getattr(layer, name, None) for name in ("out_features", "in_features"))
     if not isinstance(rows, int) or not isinstance(width, int):
         return None

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 LIVES = 1024
 """Descriptions of batches that are kept; some kilobytes each."""
 
-
 Key: TypeAlias = "AdapterKey | tuple[AdapterKey, ...]"
 
 
