@@ -40,7 +40,7 @@ CONFIG = {
     "in_channels": 16,
 }
 IMAGE, TEXT = 256, 64
-SHAPE = Shape(rows=1, tokens=IMAGE + TEXT, guided=False)
+SHAPE = Shape(rows=1, tokens=IMAGE + TEXT, passes=(1,))
 GOAL = AtLeast(1 / 1.1)
 
 
@@ -119,7 +119,7 @@ def rows(subject: Subject, auto: Auto, clock: Clock, rank: int) -> Iterator[Row]
             mode = auto.choice(mix, (), Run(SHAPE, steps)).mode
             subject.run(live if mode == "live" else fused, steps)
 
-        ways = [Way(lambda s=state, n=steps: subject.run(s, n)) for state in (live, fused, bare)]
+        ways = [Way(partial(subject.run, state, steps)) for state in (live, fused, bare)]
         mine, beside, inside, plain = clock.race(Way(chosen), *ways)
         choice = auto.choice(mix, (), Run(SHAPE, steps))
         better = min(beside.median, inside.median)

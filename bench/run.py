@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from loraloom import Loom, Lora, Request
 from loraloom.core.mix import Applied, Mix, Part
-from loraloom.models.ltx2 import CLASSIFIER_FREE
+from training.configs import CLASSIFIER_FREE
 
-from . import ltx2, runtime
+from . import ltx2, runtime, stages
 from .measure import AtLeast, Clock, Row, Way
 from .options import Options, parse
 from .peer import quiet
@@ -55,15 +55,16 @@ class Peer:
             self.pipe.disable_lora()
 
     def pictures(self, count: int, first_seed: int) -> None:
-        canvas, sampling = self.loom.card.defaults.picture, self.loom.card.defaults.sampling
+        canvas, (stage,) = self.loom.card.defaults.picture, self.loom.card.defaults.usual
+        assert stage.sigmas
         self.pipe(
             prompt=[PROMPT] * count,
             negative_prompt=[""] * count,
             width=canvas.width,
             height=canvas.height,
             num_frames=1,
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
+            num_inference_steps=stage.sigmas.steps,
+            guidance_scale=stage.guidance.video.cfg,
             generator=[torch.Generator().manual_seed(first_seed + i) for i in range(count)],
             max_sequence_length=self.pipe.tokenizer.model_max_length,
             output_type="latent",
@@ -168,7 +169,8 @@ def embedded(options: Options) -> list[Row]:
 def main() -> None:
     options = parse(__doc__)
     head()
-    rows = [*embedded(options), *runtime.rows(options), *ltx2.rows(options)]
+    rows = [*embedded(options), *runtime.rows(options), *stages.rows(options)]
+    rows += ltx2.rows(options)
     if options.whole:
         write(rows, options.device, " ".join(["python -m bench.run", *sys.argv[1:]]))
 

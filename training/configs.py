@@ -151,11 +151,38 @@ SCHEDULER: Config = {
     "time_shift_type": "exponential",
 }
 
+STEPS, CFG = 16, 3.0
+BASE: Config = {
+    "name": "base",
+    "sigmas": {"steps": STEPS},
+    "size": 1.0,
+    "guidance": {"video": {"cfg": CFG}},
+}
+REFINE: Config = {
+    "name": "refine",
+    "sigmas": {"given": list(STAGE_2_SIGMAS)},
+    "wears": [{"name": "distilled"}],
+}
+
+CLASSIFIER_FREE: Config = {
+    "stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "guidance_rescale": 0.0,
+    "audio_guidance_scale": 1.0,
+    "audio_stg_scale": 0.0,
+    "audio_modality_scale": 1.0,
+    "audio_guidance_rescale": 0.0,
+    "use_cross_timestep": True,
+}
+"""How diffusers' pipeline is asked for the same: the video is guided, the sound is not."""
+
 RECOMMENDED: Config = {
     "picture": {"width": 128, "height": 128, "frames": 1, "rate": FRAME_RATE},
     "video": {"width": 128, "height": 128, "frames": 17, "rate": FRAME_RATE},
-    "sampling": {"steps": 16, "guidance": 3.0},
     "negative_prompt": "",
-    "guidance": "classifier-free",
+    "pipelines": {
+        "one-stage": [BASE],
+        "two-stage": [{**BASE, "size": 0.5}, REFINE],
+    },
 }
 """What Loraloom asks of the model when a request says nothing: ``loraloom.json``."""

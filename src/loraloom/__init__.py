@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loraloom.core.mix import Scope
-from loraloom.core.request import Canvas, Condition, Lora, Request, Sampling
+from loraloom.core.request import Canvas, Condition, Lora, Reference, Request, Sampling
 from loraloom.core.schedule import Curve, Knot
+from loraloom.core.stage import Guidance, Guides, Sigmas, Stage
 from loraloom.errors import LoraloomError
 
 if TYPE_CHECKING:
@@ -19,14 +20,19 @@ __all__ = [
     "Canvas",
     "Condition",
     "Curve",
+    "Guidance",
+    "Guides",
     "Knot",
     "Loom",
     "Lora",
     "LoraloomError",
+    "Reference",
     "Request",
     "Result",
     "Sampling",
     "Scope",
+    "Sigmas",
+    "Stage",
     "Wearer",
     "__version__",
 ]

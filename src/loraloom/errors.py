@@ -29,6 +29,10 @@ class InvalidScheduleError(InvalidRequestError):
     """A curve of strength whose knots are not in order, or a pattern that is none."""
 
 
+class InvalidStageError(InvalidRequestError):
+    """Stages that no run can go through, or that a request does not fit."""
+
+
 class RecordError(LoraloomError):
     """A JSON value that is not the record it should be."""
 

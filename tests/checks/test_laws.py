@@ -12,7 +12,8 @@ from loraloom.checks import weights
 from loraloom.checks.laws import TRIALS, cases, judge
 from loraloom.checks.studio import Case, Studio
 from loraloom.core.provenance import Asked
-from loraloom.core.request import Canvas, Sampling
+from loraloom.core.request import Canvas
+from loraloom.core.stage import Guidance, Guides, Sigmas, Stage
 
 from . import faults
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 NEON = Case(("neon",))
 PAIR = Case(("neon", "sketch"))
+STAGES = (Stage("base", Sigmas(2), guidance=Guidance(Guides(cfg=3.0))),)
 
 
 def studio_of(loom: Loom) -> Studio:
-    return Studio(loom, Asked("a star", "", 0, Canvas(64, 64), Sampling(2, 3.0)))
+    return Studio(loom, Asked("a star", "", 0, Canvas(64, 64), STAGES, audio=True))
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def own() -> Loom:
 def once(own: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands share one loaded model; that they load one is what the subprocesses test."""
     for module in (generate, demo):
-        monkeypatch.setattr(module, "load", lambda _name: own)
+        monkeypatch.setattr(module, "load", lambda *_: own)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from loraloom.checks.record import NAME
 from loraloom.engine import loom as engine
 from loraloom.errors import RowsError
 from loraloom.models import find
-from loraloom.pipelines import generate as pipelines
+from loraloom.pipelines import loop
 from tests.checks import faults
 
 from .console import SMALL, names, refused, run
@@ -161,8 +161,12 @@ def test_a_path_that_fails_leaves_the_others_in_their_columns(
 
 
 def test_rows_that_change_places_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = pipelines.latents
-    monkeypatch.setattr(engine, "latents", lambda *given: good(*given).flip(0))
+    good = loop.run
+
+    def turned(*given: Any) -> dict[str, Tensor]:
+        return {name: rows.flip(0) for name, rows in good(*given).items()}
+
+    monkeypatch.setattr(engine, "run", turned)
     found = broken(tmp_path, *NEON)
     assert found == {"a mixed batch is each alone", "a bare row is the base"}
 
@@ -179,7 +183,7 @@ def test_a_record_equals_itself_made_again(tmp_path: Path, record: Path) -> None
 def test_a_record_names_everything_that_it_was_made_with(record: Path) -> None:
     held = json.loads((record / NAME).read_text())
     assert held["setting"]["model_version"] == find.card("mini").version
-    assert held["setting"]["asked"]["sampling"]["steps"] == 2
+    assert held["setting"]["asked"]["stages"][0]["sigmas"]["steps"] == 2
     assert [key["name"] for key in held["setting"]["adapters"]] == ["neon"]
     assert held["setting"]["versions"].keys() == {"loraloom", "torch", "diffusers"}
     assert len(held["takes"]) == 8
@@ -267,7 +271,7 @@ def edit(folder: Path, field: str, value: object) -> None:
         ("--adapter neon --adapter neon", "names 'neon' 2 times"),
         ("--size 65x64", "width is 65"),
         ("--size large", "--size is 'large'"),
-        ("--steps 0", "the number of steps is 0"),
+        ("--steps 0", "the number of steps of stage 'base' is 0"),
         ("--seed -1", "the seed is -1"),
         ("--prompt EMPTY", "a prompt is empty"),
         ("--model gpt", "model 'gpt' is no folder"),

@@ -15,7 +15,8 @@ import pytest
 import loraloom
 from loraloom.cli import demo
 from loraloom.cli.showcase import PICTURES, VIDEO, Shelf
-from loraloom.core.request import Lora
+from loraloom.core.request import Lora, Sampling
+from loraloom.core.stage import asked
 from loraloom.models import find
 from loraloom.pipelines import media
 
@@ -81,7 +82,7 @@ def test_the_demo_writes_a_sheet_and_a_video(
         own.card.defaults,
         picture=small,
         video=replace(small, frames=5, rate=16.0),
-        sampling=replace(own.card.defaults.sampling, steps=2),
+        pipelines={"usual": asked(own.card.defaults.usual, Sampling(steps=2))},
     )
     monkeypatch.setattr(own, "card", replace(own.card, defaults=defaults))
     swap = {"neon": "one", "sketch": "two"}

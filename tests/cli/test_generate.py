@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
+from loraloom.core.request import Sampling
+from loraloom.core.stage import asked as asked_for
 from loraloom.models import find
 from loraloom.pipelines import media
 
@@ -60,7 +63,7 @@ def test_several_prompts_are_one_batch_with_seeds_that_count_up(
         assert provenance.asked.prompt == prompt
         assert provenance.asked.seed == 5 + index
         assert provenance.asked.negative_prompt == "blue"
-        assert provenance.asked.sampling.guidance == 2.0
+        assert provenance.asked.stages[0].guidance.video.cfg == 2.0
         assert provenance.policy == "fused"
         assert {(worn.name, worn.strength) for worn in provenance.worn} == {
             ("one", 0.5),
@@ -103,7 +106,7 @@ def test_options_override_the_remade_file(tmp_path: Path, files: Path) -> None:
     made("another prompt", "--like", first, "-o", again, "--lora", "one:0", "--steps", "3")
     after = media.read_provenance(again)
     assert after.asked.prompt == "another prompt"
-    assert after.asked.sampling == replace(before.asked.sampling, steps=3)
+    assert after.asked.stages == asked_for(before.asked.stages, Sampling(steps=3))
     assert after.worn == ()
 
 
@@ -128,3 +131,105 @@ def test_alpha_is_part_of_what_an_adapter_is(tmp_path: Path, files: Path) -> Non
         made(STAR, "-o", path, *lora, *alpha, *SMALL)
         digests.add(media.read_provenance(path).worn[0].digest)
     assert len(digests) == 3
+
+
+def streams(path: Path) -> list[str]:
+    with av.open(str(path)) as container:
+        return sorted(stream.type for stream in container.streams)
+
+
+def stills(folder: Path, *colours: str) -> list[Path]:
+    paths = [folder / f"{colour}.png" for colour in colours]
+    for colour, path in zip(colours, paths, strict=True):
+        Image.new("RGB", (64, 64), colour).save(path)
+    return paths
+
+
+@pytest.mark.usefixtures("once")
+def test_a_pipeline_is_chosen_by_name_and_its_adapter_is_worn_in_its_stage(tmp_path: Path) -> None:
+    said = made(STAR, "-o", tmp_path / "a.png", "--pipeline", "two-stage", *SMALL).stdout
+    provenance = media.read_provenance(tmp_path / "a.png")
+    wanted = find.card("mini").defaults.pipeline("two-stage")
+    assert provenance.asked.stages == asked_for(wanted, Sampling(steps=2))
+    assert media.load_image(tmp_path / "a.png").size == (64, 64)
+    (worn,) = provenance.worn
+    assert (worn.name, worn.strength, worn.stages) == ("distilled", 1.0, (0.0, 1.0))
+    assert f"wears distilled@{worn.digest[:12]} at 0, 1 by stage on 60 sites (live)" in said
+    assert "Stage refine: 3 steps, 64x64, euler" in provenance.describe()
+
+
+@pytest.mark.usefixtures("once")
+def test_a_video_in_two_stages_is_made_again_from_itself(tmp_path: Path, files: Path) -> None:
+    red, blue = stills(tmp_path, "red", "blue")
+    one = f"one={files / 'one.safetensors'}"
+    images = ("--image", red, "--image", f"{blue}@4:0.5")
+    first, again = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    made(
+        STAR, "-o", first, "--pipeline", "two-stage", "--frames", "9", "--seed", "7", *images,
+        "--lora", f"{one}:0.8,0.4", "--lora", "neon:0.5@0-0.5", "--lora", "distilled:0.25,0.5",
+        *SMALL,
+    )  # fmt: skip
+    provenance = media.read_provenance(first)
+    assert {each.name: each.stages for each in provenance.worn} == {
+        "one": (0.8, 0.4),
+        "neon": (),
+        "distilled": (0.25, 0.5),
+    }
+    shown = [(image.frame, image.strength) for image in provenance.asked.images]
+    assert shown == [(0, 1.0), (4, 0.5)]
+    made("--like", first, "-o", again, "--lora", one, "--image", red, "--image", blue)
+    assert first.read_bytes() == again.read_bytes()
+    made("--like", first, "-o", again, "--lora", f"{one}:0.8,0.5", *images)
+    assert first.read_bytes() != again.read_bytes()
+    (worn,) = [each for each in media.read_provenance(again).worn if each.name == "one"]
+    assert worn.stages == (0.8, 0.5)
+
+
+@pytest.mark.usefixtures("once")
+@pytest.mark.parametrize("policy", ["live", "fused", "auto"])
+def test_what_a_stage_brings_is_worn_again_and_goes_with_another_pipeline(
+    tmp_path: Path, policy: str
+) -> None:
+    first, again = tmp_path / "a.png", tmp_path / "b.png"
+    two = ("--pipeline", "two-stage", "--policy", policy)
+    made(STAR, "-o", first, *two, "--lora", "neon:0.5", *SMALL)
+    made("--like", first, "-o", again)
+    assert first.read_bytes() == again.read_bytes()
+    made("--like", first, "-o", again, "--pipeline", "one-stage", "--steps", "2")
+    provenance = media.read_provenance(again)
+    assert [(each.name, each.strength) for each in provenance.worn] == [("neon", 0.5)]
+    assert [stage.name for stage in provenance.asked.stages] == ["base"]
+
+
+@pytest.mark.usefixtures("once")
+def test_a_video_has_sound_unless_none_is_wanted(tmp_path: Path) -> None:
+    quiet, loud, usual = (tmp_path / f"{name}.mp4" for name in ("quiet", "loud", "usual"))
+    for path, words in ((quiet, ["--no-audio"]), (loud, ["--audio"]), (usual, [])):
+        made(STAR, "-o", path, "--frames", "9", *words, *SMALL)
+        assert media.read_provenance(path).asked.audio == (path is not quiet)
+    assert streams(quiet) == ["video"]
+    assert streams(loud) == streams(usual) == ["audio", "video"]
+    for first in (quiet, loud):
+        made("--like", first, "-o", tmp_path / "again.mp4")
+        assert first.read_bytes() == (tmp_path / "again.mp4").read_bytes()
+    made("--like", loud, "-o", tmp_path / "again.mp4", "--no-audio")
+    assert streams(tmp_path / "again.mp4") == ["video"]
+
+
+@pytest.mark.usefixtures("once")
+def test_an_image_stands_at_its_frame_with_its_strength(tmp_path: Path) -> None:
+    (red,) = stills(tmp_path, "red")
+    odd = tmp_path / "a@3"
+    odd.write_bytes(red.read_bytes())
+    said: dict[str, tuple[int, float]] = {
+        f"{red}@8:0.5": (8, 0.5),
+        f"{red}@-1": (-1, 1.0),
+        str(red): (0, 1.0),
+        str(odd): (0, 1.0),
+    }
+    for words, place in said.items():
+        path = tmp_path / "a.mp4"
+        made(STAR, "-o", path, "--frames", "9", "--image", words, "--no-audio", *SMALL)
+        (image,) = media.read_provenance(path).asked.images
+        assert (image.frame, image.strength) == place
+        assert image.digest == media.digest_of_image(media.load_image(red))

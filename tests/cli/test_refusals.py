@@ -50,12 +50,45 @@ from .console import SMALL, STAR, made, names, refused
         ("PROMPT -o out/a.mp4 --image image.png", "cannot be read as a picture: its format is"),
         ("PROMPT -o out/a.mp4 --image none.png", "cannot be read as a picture: No such file"),
         ("PROMPT -o out/a.mp4" + 3 * " --image plain.png", "--image is given 3 times"),
+        ("PROMPT -o out/a.png --image plain.png --image plain.png", "--image is for videos"),
+        ("PROMPT -o out/a.png --image plain.png@-1", "--image is for videos, and out/a.png is a"),
+        ("PROMPT -o out/a.mp4 --image plain.png@40", "at frame 40, the 17 frames are 0 to 16"),
+        ("PROMPT -o out/a.mp4 --image plain.png@8:2", "strength of an image is 2.0, want more"),
+        ("PROMPT -o out/a.mp4 --image plain.png@8:0", "strength of an image is 0.0, want more"),
+        ("PROMPT -o out/a.mp4 --image plain.png@8:.", "is '.', want a finite number"),
+        ("PROMPT -o out/a.mp4 --image none.png@8", "none.png cannot be read as a picture"),
+        (
+            "PROMPT -o out/a.mp4 --image plain.png@5 --image plain.png@7",
+            "images are asked for at frames 5 and 7, which are one frame of the latent video",
+        ),
+        (
+            "PROMPT -o out/a.png --pipeline two-stag",
+            "pipeline 'two-stag' is not known; did you mean 'two-stage'",
+        ),
+        (
+            "PROMPT -o out/a.png --pipeline two-stage --size 96x64",
+            "width of stage 'base' is 48, model 'mini' wants a multiple of 32",
+        ),
+        ("PROMPT -o out/a.png --lora neon:1,x", "the strength of 'neon' is 'x', want a finite"),
+        ("PROMPT -o out/a.png --lora neon:1,", "the strength of 'neon' is '', want a finite"),
+        ("PROMPT -o out/a.png --lora neon:1,nan", "the strength of 'neon' is nan, want a finite"),
+        (
+            "PROMPT -o out/a.png --lora neon:1,2",
+            "adapter 'neon' has strengths for 2 stages, there is 1: base",
+        ),
+        (
+            "PROMPT -o out/a.png --pipeline two-stage --lora neon:1,2,3",
+            "adapter 'neon' has strengths for 3 stages, there are 2: base, refine",
+        ),
         ("PROMPT -o out/a.png --model gpt", "model 'gpt' is no folder"),
-        ("PROMPT -o out/a.png --model model", "lacks the component transformer, vae"),
+        (
+            "PROMPT -o out/a.png --model model",
+            "lacks the component transformer (transformer/config.json), vae",
+        ),
         ("PROMPT -o out/a.png --model out", "lacks model_index.json"),
         ("PROMPT -o out/a.png --policy molten", "Invalid value for '--policy'"),
         ("PROMPT -o out/a.png --steps many", "Invalid value for '--steps'"),
-        ("PROMPT -o out/a.png --steps 0", "the number of steps is 0"),
+        ("PROMPT -o out/a.png --steps 0", "the number of steps of stage 'base' is 0"),
         ("PROMPT -o out/a.png --seed -1", "the seed is -1"),
         ("PROMPT -o out/a.png --guidance nan", "guidance is nan"),
         ("PROMPT -o out/a.png --colour red", "No such option: --colour"),
@@ -100,13 +133,17 @@ def test_what_follows_the_last_colon_is_a_strength_unless_it_is_a_path(tmp_path:
     path = tmp_path / "a:b"
     path.touch()
     assert parse_wish("a") == Wish("a")
-    assert parse_wish("a:-.5") == Wish("a", strength=-0.5)
-    assert parse_wish("a: 2 ") == Wish("a", strength=2.0)
-    assert parse_wish("a:2@0.2-0.7") == Wish("a", strength=2.0, curve=Curve.window(0.2, 0.7))
+    assert parse_wish("a:1,.5") == Wish("a", strengths=(1.0, 0.5))
+    assert parse_wish(f"a={path}:1,-2@0-.5") == Wish(
+        "a", path, None, (1.0, -2.0), Curve.window(0, 0.5)
+    )
+    assert parse_wish("a:-.5") == Wish("a", strengths=(-0.5,))
+    assert parse_wish("a: 2 ") == Wish("a", strengths=(2.0,))
+    assert parse_wish("a:2@0.2-0.7") == Wish("a", strengths=(2.0,), curve=Curve.window(0.2, 0.7))
     assert parse_wish("a@0-1~.5") == Wish("a", curve=Curve.window(0, 1, 0.5))
     assert parse_wish(f"a={path}@0-.5") == Wish("a", path, curve=Curve.window(0, 0.5))
     assert parse_wish(f"a={path}") == Wish("a", path)
-    assert parse_wish(f"a={path}:2") == Wish("a", path, 2.0)
-    assert parse_wish(f"a={tmp_path}:1e-3") == Wish("a", tmp_path, 0.001)
+    assert parse_wish(f"a={path}:2") == Wish("a", path, None, (2.0,))
+    assert parse_wish(f"a={tmp_path}:1e-3") == Wish("a", tmp_path, strengths=(0.001,))
     with pytest.raises(InvalidStrengthError):
         parse_wish(f"a={path}:c")

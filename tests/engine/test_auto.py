@@ -12,10 +12,12 @@ from loraloom import Canvas, Loom, Lora, Request, Sampling, Scope
 from loraloom.core.mix import NOTHING, AdapterKey, Applied, Mix, Part
 from loraloom.core.request import Manner
 from loraloom.core.schedule import Curve, Knot, Schedule, Turn
+from loraloom.core.stage import Guidance, Guides, Sigmas, Stage
 from loraloom.engine.auto import Auto
 from loraloom.engine.batch import group, opened
 from loraloom.engine.habits import MOST, Habits
 from loraloom.engine.job import Job
+from loraloom.engine.run import Tick
 from loraloom.engine.traffic import Flow, Run, Shape, Traffic
 from loraloom.lora.cost import Rates
 
@@ -28,6 +30,8 @@ CANVAS, SAMPLING = Canvas(64, 64), Sampling(steps=2, guidance=3.0)
 PICTURE = Request("a large red circle on a plain blue background", canvas=CANVAS, sampling=SAMPLING)
 NEON = replace(PICTURE, seed=1, loras=(Lora("neon"),))
 BOTH = replace(PICTURE, seed=2, loras=(Lora("neon"), Lora("sketch", 0.5)))
+
+STAGES = (Stage("base", Sigmas(2), guidance=Guidance(Guides(cfg=3.0))),)
 
 FUSES = Rates(call=1.0, flop=1e-3, touch=0, fuse_call=1e-6, fuse=0, fuse_flop=0, restore=0)
 LIVES = Rates(call=1e-6, flop=0, touch=0, fuse_call=1.0, fuse=0, fuse_flop=0, restore=0)
@@ -79,9 +83,9 @@ def test_whatever_is_chosen_the_latents_are_the_same(fresh: Loom, rates: Rates) 
 
 
 def test_jobs_with_different_mixes_share_a_batch_and_what_they_share_is_fused(fresh: Loom) -> None:
-    steps: list[tuple[int, int]] = []
-    results = fresh.images([NEON, BOTH], policy="auto", progress=lambda *at: steps.append(at))
-    assert steps == [(1, 2), (2, 2)]
+    steps: list[Tick] = []
+    results = fresh.images([NEON, BOTH], policy="auto", progress=steps.append)
+    assert steps == [Tick(1, 2, "base"), Tick(2, 2, "base")]
     modes = [{worn.name: worn.manner.mode for worn in each.worn} for each in results]
     assert modes == [{"neon": "fused"}, {"neon": "fused", "sketch": "live"}]
     assert {each.policy for each in results} == {"auto"}
@@ -179,7 +183,7 @@ def test_a_tiny_update_stays_live_in_bfloat16_and_a_large_one_does_not() -> None
 
 
 def test_a_mix_that_is_asked_for_again_and_again_is_fused(fresh: Loom) -> None:
-    run = Run(Shape(1, 4, guided=False), steps=2)
+    run = Run(Shape(1, 4, (1,)), steps=2)
     neon, sketch = (opened([job(fresh, name)]) for name in ("neon", "sketch"))
     # one use costs more fused than live, two cost less
     fresh.auto.rates = lambda: replace(LIVES, call=1.0, fuse_call=3.0)
@@ -199,7 +203,7 @@ def _modes(auto: Auto, what: object, run: Run) -> list[str]:
 def job(loom: Loom, *names: str) -> Job:
     adapters = tuple(loom.adapters.get(name) for name in names)
     wears = Schedule.of(Turn(Part(adapter.key, 1.0)) for adapter in adapters)
-    return Job(PICTURE, CANVAS, 2, wears, adapters)
+    return Job(PICTURE, CANVAS, STAGES, (wears,), adapters)
 
 
 def test_habits_count_runs_and_not_uses() -> None:
@@ -225,7 +229,7 @@ A, B = (Part(AdapterKey(name, ""), 1.0) for name in "ab")
 
 
 def worn(*turns: Turn, manners: dict[AdapterKey, Manner] | None = None) -> Job:
-    return Job(PICTURE, CANVAS, 2, Schedule.of(turns), (), manners or {})
+    return Job(PICTURE, CANVAS, STAGES, (Schedule.of(turns),), (), manners or {})
 
 
 def test_only_what_all_wear_alike_from_first_to_last_is_open() -> None:
@@ -258,7 +262,7 @@ def test_what_has_to_be_fused_runs_with_its_like() -> None:
 def test_traffic_is_counted_once_a_shape_and_exact(fresh: Loom) -> None:
     fresh.latents([NEON, replace(NEON, seed=5)], policy="auto")
     ((shape, (steps, flows)),) = fresh.auto.traffic.seen.items()
-    assert (shape, steps) == (Shape(2, 4, guided=True), 2)
+    assert (shape, steps) == (Shape(2, 4, (2,)), 2)
     query = flows["transformer", "transformer_blocks.0.attn1.to_q"]
     # prompts and negative prompts in one call a step; this VAE has 16 places on 64 × 64 pixels
     assert query == Flow(2, 2 * 2 * 16)
@@ -266,7 +270,7 @@ def test_traffic_is_counted_once_a_shape_and_exact(fresh: Loom) -> None:
     model = fresh.models[0]
     longer = fresh.auto.traffic.flow(model, "transformer_blocks.0.attn1.to_q", Run(shape, 10))
     assert longer == Flow(10, 64)
-    wider = Run(Shape(4, 8, guided=True), 2)
+    wider = Run(Shape(4, 8, (2,)), 2)
     assert fresh.auto.traffic.flow(model, "transformer_blocks.0.attn1.to_q", wider).entries == 256
     first = Traffic(fresh.models).flow(model, "transformer_blocks.0.attn1.to_q", Run(shape, 2))
     assert first == Flow(2, 2 * 2 * 4)

@@ -64,14 +64,14 @@ def test_two_mixes_in_turn_never_cost_more_than_live(
     """Fusing costs ``ratio`` times what a batch does live, or nearly so."""
     rates = Rates(1e-3, 1e-12, 1e-12, 1e-3 * steps * ratio, 1e-12, 1e-12, 1e-12)
     auto = Auto([LoraModel("transformer", tiny(), ADAPTERS)], lambda: rates)
-    chosen, live = costs(auto, two * times, Run(Shape(1, 16, guided=False), steps))
+    chosen, live = costs(auto, two * times, Run(Shape(1, 16, (1,)), steps))
     assert chosen <= live * (1 + 1e-9)
 
 
 def test_a_part_of_what_is_in_the_weights_is_not_there_already() -> None:
     """Taking the rest out computes every weight anew, and that is what it costs."""
     auto = Auto([LoraModel("transformer", tiny(), ADAPTERS)], lambda: FUSES)
-    run = Run(Shape(1, 16, guided=False), 4)
+    run = Run(Shape(1, 16, (1,)), 4)
     both, one = mix(all=1, one=1), mix(all=1)
     auto.rest(auto.outfit(Open(both, {}), run).resting, list(ADAPTERS.values()))
     assert auto.models[0].applied.fused == both
@@ -83,7 +83,7 @@ def test_a_part_of_what_is_in_the_weights_is_not_there_already() -> None:
 def test_habits_of_long_runs_are_forgotten_when_mixes_come_in_turn() -> None:
     dear = replace(FUSES, call=1e-3, flop=1e-12, fuse_call=3e-3)
     auto = Auto([LoraModel("transformer", tiny(), ADAPTERS)], lambda: dear)
-    run = Run(Shape(1, 16, guided=False), 1)
+    run = Run(Shape(1, 16, (1,)), 1)
     one, other = MIXES[0], MIXES[3]
     costs(auto, [one] * 30 + [other] * 30, run)
     assert auto.models[0].applied.fused == other
@@ -104,7 +104,7 @@ def test_what_cannot_be_fused_is_worn_live_and_auto_says_why(
     module = tiny()
     enable(module)
     auto = Auto([LoraModel("transformer", module, ADAPTERS)], lambda: FUSES)
-    outfit = auto.outfit(Open(mix(all=1), {}), Run(Shape(1, 16, guided=False), 50))
+    outfit = auto.outfit(Open(mix(all=1), {}), Run(Shape(1, 16, (1,)), 50))
     (manner,) = outfit.by_key.values()
     assert manner.mode == "live"
     assert manner.why.startswith("weights of float")
@@ -138,7 +138,7 @@ def test_a_layer_that_is_several_to_adapters_is_one_to_auto_and_several_to_peopl
     adapter = Adapter.make("packed", {"transformer": updates})
     loom.adapters._current["packed"] = loom.adapters.by_key[adapter.key] = adapter
     worn = Mix.of([Part(adapter.key, 1.0)])
-    (layers,) = loom.auto._layers(worn, (), Run(Shape(1, 4, guided=False), 2))
+    (layers,) = loom.auto._layers(worn, (), Run(Shape(1, 4, (1,)), 2))
     assert (layers.count, layers.out, layers.width, layers.rank) == (1, 48, 16, 9)
     assert not loom.auto.rounding(worn).share > 1e-3
     asked = Request("a", canvas=Canvas(64, 64), sampling=Sampling(2, 1.0), loras=(Lora("packed"),))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Sampling
 from loraloom.core.mix import Applied, Mix, Part
 from loraloom.core.schedule import Curve
+from loraloom.engine.run import Tick
 from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
 from loraloom.memory.residency import Home, Residency, resident, snapshot
 
@@ -125,12 +126,10 @@ def test_defaults_come_from_the_card(loom: Loom) -> None:
 
 def test_requests_of_different_shapes_come_back_in_their_order(loom: Loom) -> None:
     wide = replace(PICTURE, canvas=Canvas(96, 64), seed=2)
-    seen: list[tuple[int, int]] = []
-    results = loom.images(
-        [PICTURE, wide, replace(PICTURE, seed=3)], progress=lambda *at: seen.append(at)
-    )
+    seen: list[Tick] = []
+    results = loom.images([PICTURE, wide, replace(PICTURE, seed=3)], progress=seen.append)
     assert [result.frames[0].size for result in results] == [(64, 64), (96, 64), (64, 64)]
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [Tick(done, 4, "base") for done in (1, 2, 3, 4)]
 
 
 def shown(color: str, frame: int) -> Condition:
@@ -141,6 +140,17 @@ def test_every_request_of_a_batch_has_its_own_images(untouched: Loom) -> None:
     requests = [
         replace(VIDEO, seed=1, conditions=(shown("red", 0), shown("blue", -1))),
         replace(VIDEO, seed=2, conditions=(shown("lime", 0), shown("white", -1))),
+    ]
+    together = untouched.latents(requests)
+    for request, row in zip(requests, together, strict=True):
+        assert farthest(row, untouched.latents([request])[0]) <= 1e-4
+
+
+def test_requests_of_a_batch_may_show_images_at_other_frames_or_none(untouched: Loom) -> None:
+    requests = [
+        replace(VIDEO, seed=1, conditions=(shown("red", 0), shown("blue", -1))),
+        replace(VIDEO, seed=2, loras=(Lora("neon"),)),
+        replace(VIDEO, seed=3, conditions=(shown("white", 4),)),
     ]
     together = untouched.latents(requests)
     for request, row in zip(requests, together, strict=True):
@@ -166,9 +176,9 @@ def test_a_first_image_is_the_first_frame(loom: Loom) -> None:
         ({"canvas": Canvas(64, 64, frames=9)}, "frames is 9, a picture wants 1"),
         ({"canvas": Canvas(64, 64, rate=0)}, "request 2 of 2: the frame rate is 0, want 1 to 60"),
         ({"canvas": Canvas(64.0, 64)}, "a size is 64.0"),  # type: ignore[arg-type]
-        ({"sampling": Sampling(2.5, 3.0)}, "steps is 2.5"),  # type: ignore[arg-type]
+        ({"sampling": Sampling(2.5, 3.0)}, "number of steps of stage 'base' is 2.5"),  # type: ignore[arg-type]
         ({"loras": (Lora("neon", 1e39),)}, r"strength times scale of neon@.* is 1e\+39, beyond"),
-        ({"sampling": Sampling(1, 3.0)}, "number of steps is 1, want a whole number from 2"),
+        ({"sampling": Sampling(1, 3.0)}, "steps of stage 'base' is 1, want a whole number from 2"),
         ({"sampling": Sampling(2, float("nan"))}, "guidance is nan"),
         ({"loras": (Lora("neom"),)}, r"'neom' is not known; did you mean 'neon'"),
         ({"loras": (Lora("neon", float("inf")),)}, "is inf, want a finite number"),
@@ -204,7 +214,7 @@ def test_any_rate_that_is_allowed_runs(rate: float, loom: Loom) -> None:
 def test_a_result_tells_of_the_adapter_it_began_with(loom: Loom, tmp_path: Path) -> None:
     began = loom.adapters.add("renamed", loom.card.adapters["neon"]).key.digest
 
-    def rename(_done: int, _of: int) -> None:
+    def rename(_tick: Tick) -> None:
         loom.adapters.add("renamed", loom.card.adapters["sketch"])
 
     worn = replace(PICTURE, loras=(Lora("renamed"),))
@@ -219,7 +229,7 @@ def test_requests_under_way_keep_the_adapter_they_began_with(loom: Loom) -> None
     want = loom.latents(requests)
     loom.models[0].wardrobe.clear()
 
-    def change(_done: int, _of: int) -> None:
+    def change(_tick: Tick) -> None:
         loom.adapters.add("changing", loom.card.adapters["sketch"])
 
     for got, wanted in zip(loom.latents(requests, progress=change), want, strict=True):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from loraloom.formats.names import NameTable, Place
+from loraloom.formats.names import NameTable, Place, Rename, renamed
 
 from .files import NAMES
 
@@ -71,3 +71,43 @@ def test_thousands_of_layers_take_no_seconds() -> None:
     assert all(names.locate(f"transformer.base_model.model.{site}") for site in sites)
     assert names.near("diffusion_model.blocks.7.attn.to_q")[0] == "transformer.blocks.7.attn.to_q"
     assert time.perf_counter() - start < 2  # comparing every name letter by letter takes minutes
+
+
+FOREIGN = NameTable(
+    {"transformer": {"blocks.0.to_q": (2, 2), "q": (2, 2)}, "text": {"proj": (2, 2)}},
+    default="transformer",
+    foreign=(
+        Rename(r"^net\.", ""),
+        Rename(r"^layers\.(\d+)", r"blocks.\1"),
+        Rename(r"^embedding$", "text.proj"),
+        Rename(r"^q$", "blocks.0.to_q"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("net.layers.0.to_q", Place("transformer", "blocks.0.to_q")),
+        ("layers.0.to_q", Place("transformer", "blocks.0.to_q")),
+        ("net.blocks.0.to_q", Place("transformer", "blocks.0.to_q")),
+        ("net.embedding", Place("text", "proj")),
+        ("q", Place("transformer", "q")),  # a name as it stands comes before a translation
+        ("net.layers.1.to_q", None),
+        ("text.embedding", None),
+        ("net.", None),
+    ],
+)
+def test_a_foreign_name_means_the_layer_that_the_rules_lead_to(
+    path: str, place: Place | None
+) -> None:
+    assert FOREIGN.locate(path) == place
+
+
+def test_rules_follow_one_another() -> None:
+    assert renamed("net.layers.3.x", FOREIGN.foreign) == "blocks.3.x"
+    assert renamed("other", FOREIGN.foreign) == "other"
+
+
+def test_near_misses_of_a_foreign_name_are_those_of_its_translation() -> None:
+    assert FOREIGN.near("net.layers.0.to_p")[0] == "transformer.blocks.0.to_q"

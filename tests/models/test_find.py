@@ -17,7 +17,6 @@ from torch import nn
 from loraloom import Canvas, Loom, Request, Sampling
 from loraloom.errors import InvalidRequestError, ModelError
 from loraloom.models import find
-from loraloom.models.ltx2 import CLASSIFIER_FREE, options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,9 +45,12 @@ def test_a_folder_without_recommendations_gets_those_of_its_family(folder: Path)
     (folder / "loraloom.json").unlink()
     card = find.card(str(folder))
     assert card.defaults.picture == Canvas(768, 512)
-    assert card.defaults.sampling == Sampling(30, 3.0)
-    assert options(card.defaults.guidance, 3.0) == {}
-    assert options(card.defaults.guidance, 1.0) == CLASSIFIER_FREE
+    assert list(card.defaults.pipelines) == ["one-stage", "two-stage", "two-stage-hq", "distilled"]
+    (base,) = card.defaults.usual
+    assert base.sigmas is not None
+    assert base.sigmas.count == 30
+    assert base.guidance.passes == {"prompt", "negative", "perturbed", "isolated"}
+    assert (base.guidance.video.cfg, base.guidance.audio.cfg) == (3.0, 7.0)
 
 
 @pytest.mark.parametrize(

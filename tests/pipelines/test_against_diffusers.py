@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from diffusers import LTX2Pipeline
+from diffusers import LTX2ConditionPipeline
 from safetensors.torch import load_file, save_file
 
 from loraloom import Canvas, Lora, Request, Sampling
 from loraloom.core.mix import Scope
 from loraloom.core.schedule import Curve, Knot
-from loraloom.models.ltx2 import CLASSIFIER_FREE
+from training.configs import CLASSIFIER_FREE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +57,7 @@ def files(loom: Loom, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 @pytest.fixture(scope="module")
 def peer(loom: Loom) -> Iterator[Any]:
-    pipe = LTX2Pipeline.from_pretrained(loom.card.root, dtype=torch.float32)
+    pipe = LTX2ConditionPipeline.from_pretrained(loom.card.root, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     yield pipe
     del pipe

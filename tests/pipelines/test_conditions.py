@@ -12,9 +12,7 @@ from PIL import Image
 
 from loraloom import Canvas, Condition, Request, Sampling
 from loraloom.errors import InvalidRequestError
-from loraloom.models.card import Grid
-from loraloom.models.ltx2 import CLASSIFIER_FREE
-from loraloom.pipelines.conditions import as_diffusers
+from training.configs import CLASSIFIER_FREE
 
 if TYPE_CHECKING:
     from loraloom import Loom
@@ -26,10 +24,8 @@ RED, BLUE = (Image.new("RGB", (64, 64), color) for color in ("red", "blue"))
     ("frame", "index"),
     [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2), (13, 4), (16, 4), (-1, 4), (-17, 0), (-4, 4), (-5, 3)],
 )
-def test_a_frame_lies_in_its_latent_frame(frame: int, index: int) -> None:
-    got = as_diffusers(Condition(RED, frame, 0.5), 17, Grid(pixels=32, frames=4, steps=1))
-    assert (got.index, got.strength, got.crf) == (index, 0.5, 0)
-    assert got.frames is RED
+def test_a_frame_lies_in_its_latent_frame(frame: int, index: int, loom: Loom) -> None:
+    assert loom.card.grid.latent(frame % 17) == index
 
 
 @pytest.mark.parametrize("frames", [(0,), (-1,), (0, -1), (4, 8)])

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from loraloom.core.provenance import Asked, Provenance, Shown, Versions, Worn
-from loraloom.core.request import Canvas, Condition, Request, Sampling
+from loraloom.core.request import Canvas, Condition, Lora, Request
+from loraloom.core.stage import Guidance, Guides, Sigmas, Stage
 from loraloom.errors import MediaError
-from loraloom.pipelines import media
+from loraloom.pipelines import media, video
 from loraloom.pipelines.sheet import Strip, Tile, contact_sheet
 
 MADE = Provenance(
@@ -28,10 +29,16 @@ MADE = Provenance(
         negative_prompt="blur",
         seed=2**53 + 1,
         canvas=Canvas(64, 48, frames=9, rate=16.0),
-        sampling=Sampling(steps=4, guidance=3.5),
+        stages=(
+            Stage(
+                "base", Sigmas(4), 0.5, guidance=Guidance(Guides(cfg=3.5)), wears=(Lora("d", 0.5),)
+            ),
+            Stage("refine", Sigmas(given=(0.9, 0.4)), solver="res2s"),
+        ),
+        audio=True,
         images=(Shown("cd" * 32, frame=-1, strength=0.75),),
     ),
-    worn=(Worn("neon", "ab" * 32, 0.1, 60), Worn("sketch", "cd" * 32, -1.5, 12)),
+    worn=(Worn("neon", "ab" * 32, 0.1, 60), Worn("sketch", "cd" * 32, -1.5, 12, stages=(0.5, 1.0))),
     policy="fused",
     versions=Versions("0.1.0", "2.13.0+cpu", "0.42.1"),
 )
@@ -61,15 +68,28 @@ def test_the_json_of_a_provenance_is_one_line_of_ascii() -> None:
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("where", ["", "asked", "asked/canvas", "worn/0", "versions"])
-def test_a_missing_field_and_an_unknown_one_are_errors(where: str) -> None:
-    for change, said in (("drop", "has no field"), ("add", "unknown field 'surplus'")):
+@pytest.mark.parametrize(
+    ("where", "field"),
+    [
+        ("", "policy"),
+        ("asked", "stages"),
+        ("asked/canvas", "width"),
+        ("asked/stages/0", "sigmas"),
+        ("worn/0", "digest"),
+        ("versions", "torch"),
+    ],
+)
+def test_a_missing_field_and_an_unknown_one_are_errors(where: str, field: str) -> None:
+    for change, said in (
+        ("drop", f"has no field {field!r}"),
+        ("add", "unknown field 'surplus'"),
+    ):
         data = json.loads(MADE.to_json())
         inner = data
         for step in filter(None, where.split("/")):
             inner = inner[int(step) if step.isdigit() else step]
         if change == "drop":
-            inner.pop(next(iter(inner)))
+            inner.pop(field)
         else:
             inner["surplus"] = 1
         with pytest.raises(MediaError, match=said):
@@ -120,8 +140,11 @@ def test_a_png_says_to_people_how_it_was_made(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as image:
         text = image.info["parameters"]
     assert "second line" in text
-    assert "Seed: 9007199254740993, Steps: 4, Guidance: 3.5, Size: 64x48, 9 frames" in text
+    assert "Seed: 9007199254740993, Size: 64x48, 9 frames" in text
+    assert "Stage base: 4 steps, guidance 3.5, 32x24, euler" in text
+    assert "Stage refine: 2 steps, 64x48, res2s" in text
     assert "Adapters (fused): neon@abababababab at 0.1 on 60 sites; sketch@cdcdcdcdcdcd" in text
+    assert "at -0.75, -1.5 by stage on 12 sites" in text
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".mp4"])
@@ -203,7 +226,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     path = tmp_path / "a.mp4"
     if kept:
         path.write_bytes(b"before")
-    encode = media._encodable
+    encode = video._encodable
     seen = itertools.count()
 
     def full(*args: object) -> av.VideoFrame:
@@ -211,7 +234,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
             raise OSError(28, "No space left on device")
         return encode(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(media, "_encodable", full)
+    monkeypatch.setattr(video, "_encodable", full)
     with pytest.raises(MediaError, match=r"a\.mp4 cannot be written: No space left on device"):
         media.save_video(film(), path, 16.0, MADE)
     assert names(tmp_path) == (["a.mp4"] if kept else [])
@@ -303,6 +326,69 @@ def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
         media.read_provenance(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize(("limit", "count"), [(4, 4), (9, 9), (99, 9)])
+def test_a_video_is_read_as_the_frames_that_it_was_made_of(
+    tmp_path: Path, limit: int, count: int
+) -> None:
+    path = tmp_path / "a.mp4"
+    media.save_video(film(), path, 30000 / 1001, None)
+    frames, rate = media.load_frames(path, limit)
+    assert rate == 30000 / 1001
+    assert len(frames) == count
+    for index, frame in enumerate(frames):
+        apart = np.asarray(frame).astype(int) - np.asarray(picture(index)).astype(int)
+        assert np.abs(apart)[14:34, 8 + index : 24 + index].max() <= 6
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+@pytest.mark.parametrize("limit", [2, 99])
+def test_an_animated_image_is_read_as_its_frames(tmp_path: Path, suffix: str, limit: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    first, *others = film(5)
+    first.save(path, save_all=True, append_images=others, duration=40, lossless=True)
+    frames, rate = media.load_frames(path, limit)
+    assert rate == pytest.approx(25)
+    assert [frame.tobytes() for frame in frames] == [frame.tobytes() for frame in film(5)[:limit]]
+
+
+@pytest.mark.parametrize("turned", [90, 180, -90])
+def test_frames_are_turned_as_the_camera_says(tmp_path: Path, turned: int) -> None:
+    path, copy = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    media.save_video(film(), path, 16.0, None)
+    with av.open(str(path)) as source, av.open(str(copy), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.set_display_rotation(turned)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    upright, frames = (media.load_frames(each, 1)[0] for each in (path, copy))
+    assert frames[0].tobytes() == upright[0].rotate(turned, expand=True).tobytes()
+    assert frames[0].size == upright[0].rotate(turned, expand=True).size
+
+
+def test_what_does_not_move_is_no_film(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    picture().save(tmp_path / "a.jpg")
+    picture().save(tmp_path / "a.gif", save_all=True, append_images=[picture(1)], duration=0)
+    media.save_sound(media.Sound(np.zeros((1, 999), np.float32), 8000), tmp_path / "a.wav")
+    for path in tmp_path.iterdir():
+        with pytest.raises(MediaError, match="holds no moving picture, want a video"):
+            media.load_frames(path, 9)
+
+
+def test_a_film_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    media.save_video(film(), tmp_path / "a.mp4", 16.0, MADE)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    for content in (b"", b"nothing at all" * 9, whole[:400], whole[: whole.index(b"mdat") + 8]):
+        (tmp_path / "a.mp4").write_bytes(content)
+        with pytest.raises(MediaError, match=r"a\.mp4 (cannot be read|holds no moving picture)"):
+            media.load_frames(tmp_path / "a.mp4", 9)
+    for path, said in ((tmp_path / "b.mp4", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(MediaError, match=f"cannot be read as a video: {said}"):
+            media.load_frames(path, 9)
+
+
 def test_the_digest_of_an_image_is_of_its_pixels_and_not_of_its_file(tmp_path: Path) -> None:
     for suffix in ("png", "webp"):
         media.save_image(picture(), tmp_path / f"a.{suffix}", MADE)
@@ -320,7 +406,8 @@ def test_what_was_asked_holds_images_by_digest() -> None:
         asked.seed,
         negative_prompt=asked.negative_prompt,
         canvas=asked.canvas,
-        sampling=asked.sampling,
+        stages=asked.stages,
+        audio=True,
         conditions=(Condition(picture(), -1, 0.75),),
     )
     shown = Shown(media.digest_of_image(picture()), -1, 0.75)

@@ -86,8 +86,8 @@ def _setting(setting: Setting) -> str:
         "Model": f"{setting.model}, {setting.dtype}, version {setting.model_version[:12]}",
         "Adapters": ", ".join(map(str, setting.adapters)),
         "Prompt": asked.prompt,
-        "Picture": f"{asked.canvas.width}×{asked.canvas.height}, seed {asked.seed}, "
-        f"{asked.sampling.steps} steps, guidance {asked.sampling.guidance:g}",
+        "Picture": f"{asked.canvas.width}×{asked.canvas.height}, seed {asked.seed}",
+        "Stages": "; ".join(stage.describe(asked.canvas) for stage in asked.stages),
         "Versions": str(setting.versions),
     }
     rows = [f"<dt>{name}</dt><dd>{escape(said)}</dd>" for name, said in facts.items()]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loraloom.engine.run import Tick
 from loraloom.pipelines import media
 
 from .law import Bounds, Finding, Law
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from loraloom.core.provenance import Asked
     from loraloom.core.request import Policy
-    from loraloom.engine.loom import Loom, Progress
+    from loraloom.engine.loom import Loom
+    from loraloom.engine.run import Progress
 
 POLICIES: tuple[Policy, ...] = ("live", "fused")
 """The ways of wearing whose bytes depend on nothing but what is worn."""
@@ -111,7 +113,7 @@ def run(check: Check, progress: Progress) -> Outcome:
     findings: list[Finding] = []
     for finding in judge(studio, tried):
         findings.append(finding)
-        progress(len(findings), total)
+        progress(Tick(len(findings), total, "laws"))
     plain = _plain(check, studio)
     del studio
     takes: list[Take] = []
@@ -120,7 +122,7 @@ def run(check: Check, progress: Progress) -> Outcome:
             for made in _paths(check, name, policy, plain):
                 findings += made.findings
                 takes += made.takes
-            progress(len(tried) * len(TRIALS) + len(takes), total)
+            progress(Tick(len(tried) * len(TRIALS) + len(takes), total, name))
     return Outcome(setting, tuple(findings), tuple(takes))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from loraloom.core.mix import AdapterKey
 from loraloom.core.provenance import Asked, Versions
@@ -50,11 +50,13 @@ class Setting:
                 f"{self.model_version[:12]}, this check has version {model_version[:12]}"
             )
         before, now = (_leaves(dataclasses.asdict(each)) for each in (self.asked, asked))
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
+        for place in sorted(before.keys() | now.keys()):
+            if before.get(place) != now.get(place):
+                name, *around = reversed(place)
+                where = f", in {' of '.join(around)}" if len(around) > 1 else ""
                 raise RecordError(
-                    f"the record was made with {name} {before.get(name)!r}, "
-                    f"this check has {now.get(name)!r}"
+                    f"the record was made with {name} {before.get(place)!r}, "
+                    f"this check has {now.get(place)!r}{where}"
                 )
 
     def check_names(self, names: tuple[str, ...]) -> None:
@@ -89,11 +91,20 @@ class Setting:
             raise RecordError(f"the record was made in {self.dtype}, this check is in {now.dtype}")
 
 
-def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    """Every number and text of nested mappings, by its name."""
-    if not isinstance(value, dict):
-        return {name.replace("_", " "): value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found.update(_leaves(inner, key))
+Place: TypeAlias = tuple[str, ...]
+"""Where a number or text of nested values is, the outermost name first."""
+
+
+def _leaves(value: Any, place: Place = ()) -> dict[Place, Any]:
+    """Every number and text of nested mappings and lists of them; of a list also its length."""
+    if isinstance(value, dict):
+        inner = {key.replace("_", " "): each for key, each in value.items()}
+        found: dict[Place, Any] = {}
+    elif isinstance(value, tuple) and value and isinstance(value[0], dict):
+        inner = {f"number {number}": each for number, each in enumerate(value, 1)}
+        found = {place: len(value)}
+    else:
+        return {place: value}
+    for name, each in inner.items():
+        found |= _leaves(each, (*place, name))
     return found

@@ -12,7 +12,6 @@ from torch import nn
 from loraloom.core.hashing import digest
 from loraloom.core.mix import Applied, Mix, Part
 from loraloom.core.request import Lora, Request
-from loraloom.pipelines.generate import decode
 
 from .figures import Likeness, differing, largest, levels, psnr, ssim
 
@@ -97,7 +96,8 @@ class Studio:
                     attire,
                     negative_prompt=asked.negative_prompt,
                     canvas=asked.canvas,
-                    sampling=asked.sampling,
+                    stages=asked.stages,
+                    audio=asked.audio,
                 )
                 for attire in attires
             ],
@@ -112,7 +112,7 @@ class Studio:
         return self._rows[key]
 
     def shot(self, latents: Tensor) -> Shot:
-        return Shot(latents, decode(self.loom.pipe, latents)[0])
+        return Shot(latents, self.loom.denoiser.frames(latents)[0])
 
     def plain(self, attire: Attire, policy: Policy) -> Shot:
         """What an attire looks like that is put on a bare model, alone."""

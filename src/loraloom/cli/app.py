@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import loraloom
 from loraloom.errors import LoraloomError
 
-from . import adapters, check, demo, generate, models
+from . import adapters, check, demo, deploy, generate, models
 from .console import complain
 
 # typer exports only one of its usage errors; this is the class of all of them
@@ -44,6 +44,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
+app.command("deploy")(deploy.deploy)
 app.command("models")(models.models)
 app.add_typer(adapters.app, name="adapters")
 

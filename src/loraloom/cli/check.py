@@ -13,6 +13,9 @@ from rich.table import Table
 
 from loraloom.checks import record
 from loraloom.core.provenance import Asked
+from loraloom.core.request import Sampling
+from loraloom.core.stage import asked
+from loraloom.engine.job import fits
 from loraloom.errors import AdapterFileError, InvalidRequestError, UnknownAdapterError
 from loraloom.formats.read import survey
 from loraloom.models import find
@@ -147,7 +150,7 @@ def _wish(text: str, card: Card) -> Wish:
         return Wish(text)
     if "=" in text:
         wish = parse_wish(text)
-        if wish.strength is not None or wish.curve is not None:
+        if wish.strengths or wish.curve is not None:
             raise InvalidRequestError(
                 f"--adapter {text!r} has a strength or a time, a check tries its own"
             )
@@ -171,16 +174,11 @@ def _asked(card: Card, prompt: str, seed: int, look: Look) -> Asked:
     usual = card.defaults
     size = parse_size(look.size) if look.size else usual.picture
     canvas = replace(usual.picture, width=size.width, height=size.height)
-    card.check(canvas)
-    steps = usual.sampling.steps if look.steps is None else look.steps
-    if steps < card.grid.steps:
-        raise InvalidRequestError(
-            f"the number of steps is {steps}, want a whole number from {card.grid.steps}"
-        )
     if not 0 <= seed < 2**63:
         raise InvalidRequestError(f"the seed is {seed}, want 0 to 2**63 - 1")
-    sampling = replace(usual.sampling, steps=steps)
-    return Asked(prompt, usual.negative_prompt, seed, canvas, sampling)
+    stages = asked(usual.usual, Sampling(look.steps))
+    fits(stages, canvas, card)
+    return Asked(prompt, usual.negative_prompt, seed, canvas, stages, usual.audio)
 
 
 def _check_files(wishes: Sequence[Wish], card: Card) -> None:

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from loraloom.engine.run import Tick
+
 
 def complain(message: str) -> None:
     """One sentence on stderr."""
@@ -35,16 +37,18 @@ def waiting(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that shows how many of how many steps are done."""
+def counting(what: str) -> Iterator[Callable[[Tick], None]]:
+    """A bar that shows how many of how many steps are done, and in which stage."""
     console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    said = TextColumn("{task.description}")
+    columns = (said, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task(what, total=None)
 
-        def told(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def told(tick: Tick) -> None:
+            stage = f"{what}, {tick.stage}"
+            progress.update(task, description=stage, completed=tick.done, total=tick.of)
 
         yield told

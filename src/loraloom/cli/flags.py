@@ -9,6 +9,8 @@ import typer
 
 from loraloom.core.request import Policy
 
+from .resources import Offload, Residency
+
 MODEL = "mini"
 """The model that comes with the package."""
 
@@ -23,9 +25,9 @@ Loras: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--lora",
-        metavar="NAME[=PATH][:STRENGTH][@FROM-TO]",
-        help="Wear this adapter, in a part of denoising if given (0 to 1); with a path, add its "
-        "file first. Repeat to mix.",
+        metavar="NAME[[@COMPONENT]=PATH][:STRENGTH[,STRENGTH]][@FROM-TO]",
+        help="Wear this adapter, at one strength or at one for each stage, in a part of denoising "
+        "if given (0 to 1); with a path, add its file first. Repeat to mix.",
     ),
 ]
 Seed: TypeAlias = Annotated[
@@ -48,10 +50,36 @@ Guidance: TypeAlias = Annotated[
 ]
 Negative: TypeAlias = Annotated[str | None, typer.Option(help="What not to show.")]
 Images: TypeAlias = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
-        "--image", metavar="FILE", help="First image of a video; given again, the last one."
+        "--image",
+        metavar="FILE[@FRAME[:STRENGTH]]",
+        help="First image of a video; given again, the last one; others with their frame.",
     ),
+]
+References: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        metavar="FILE[@STRENGTH]",
+        help="A video or picture that an in-context adapter looks at.",
+    ),
+]
+Downscale: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--reference-downscale", help="How many times smaller than the video it is shown."
+    ),
+]
+Pipeline: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Through which stages: one-stage, two-stage, …", show_default="the model's first"
+    ),
+]
+Audio: TypeAlias = Annotated[
+    bool | None,
+    typer.Option("--audio/--no-audio", help="Sound with a video.", show_default="the model's"),
 ]
 Model: TypeAlias = Annotated[
     str | None,
@@ -74,4 +102,38 @@ AllowPartial: TypeAlias = Annotated[
 Like: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Make this file again, but for the options that are given."),
+]
+Device: TypeAlias = Annotated[
+    str, typer.Option(metavar="cpu|cuda", help="Where to compute.", show_default=True)
+]
+Dtype: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|bfloat16|float16",
+        help="The type to compute in.",
+        show_default="float32 on a CPU, else bfloat16",
+    ),
+]
+
+
+def usual_type(device: str) -> str:
+    """What a device computes in where nothing is said."""
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+Keeping: TypeAlias = Annotated[
+    Residency,
+    typer.Option(
+        "--residency",
+        help="What the stages wear: beside one set of weights, in fused copies on the host, in "
+        "fused copies on the device, or the fastest that there is room for.",
+    ),
+]
+Offloading: TypeAlias = Annotated[
+    Offload,
+    typer.Option(
+        "--offload",
+        help="Components on the device all the time, from the act before theirs on, in their act "
+        "alone, or the fastest.",
+    ),
 ]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from loraloom.core.provenance import Provenance
+from loraloom.core.request import Reference, Sampling
+from loraloom.engine.job import completed
 from loraloom.errors import (
     DigestMismatchError,
     InvalidRequestError,
@@ -21,9 +23,9 @@ from loraloom.pipelines import media
 
 from . import flags
 from .console import counting, note
-from .loading import load
-from .options import parse_size, parse_wishes, targets
-from .order import Look, Order, canvas_of, check, policy_of, requests
+from .loading import Machine, Task, load
+from .options import Spot, parse_seen, parse_size, parse_spot, parse_wishes, targets
+from .order import Look, Order, Still, canvas_of, check, policy_of, requests, stages_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,10 +46,18 @@ def generate(  # noqa: PLR0913 - a command's options are its parameters
     frames: flags.Frames = None,
     steps: flags.Steps = None,
     guidance: flags.Guidance = None,
+    pipeline: flags.Pipeline = None,
+    audio: flags.Audio = None,
     negative: flags.Negative = None,
     image: flags.Images = None,
+    reference: flags.References = None,
+    downscale: flags.Downscale = 1,
     model: flags.Model = None,
     policy: flags.Worn = None,
+    residency: flags.Keeping = "original",
+    offload: flags.Offloading = "together",
+    device: flags.Device = "cpu",
+    dtype: flags.Dtype = None,
     alpha: flags.Alpha = None,
     allow_partial: flags.AllowPartial = False,
     like: flags.Like = None,
@@ -59,12 +69,34 @@ def generate(  # noqa: PLR0913 - a command's options are its parameters
     order = Order(
         prompts=tuple(prompts or ()),
         wishes=parse_wishes(lora or ()),
-        look=Look(seed, negative, parse_size(size) if size else None, frames, steps, guidance),
+        look=Look(
+            seed,
+            negative,
+            parse_size(size) if size else None,
+            frames,
+            pipeline,
+            Sampling(steps, guidance),
+            audio,
+        ),
         kind=media.kind_of(output),
-        images=tuple(media.load_image(path) for path in image or ()),
+        images=tuple(_still(parse_spot(text)) for text in image or ()),
+        references=tuple(_reference(parse_seen(text), downscale) for text in reference or ()),
         like=media.read_provenance(like) if like else None,
     )
-    carry_out(order, How(output, model, policy, alpha, allow_partial))
+    machine = Machine(device, dtype or flags.usual_type(device), residency, offload)
+    carry_out(order, How(output, model, policy, alpha, allow_partial, machine))
+
+
+def _still(spot: Spot) -> Still:
+    return Still(media.load_image(spot.path), spot.frame, spot.strength)
+
+
+def _reference(spot: Spot, downscale: int) -> Reference:
+    return Reference(
+        tuple(media.load_shown(spot.path)),
+        1.0 if spot.strength is None else spot.strength,
+        downscale,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +108,7 @@ class How:
     policy: Policy | None
     alpha: float | None
     allow_partial: bool
+    machine: Machine
 
 
 def carry_out(order: Order, how: How) -> None:
@@ -90,7 +123,10 @@ def carry_out(order: Order, how: How) -> None:
     _check_card(order, card, how)
     _note_changes(order)
     asked = requests(order, card.defaults)
-    card.check(canvas_of(order, card.defaults))
+    for each in asked:
+        completed(each, card)
+    if order.kind == "video":
+        card.check_video(canvas_of(order, card.defaults))
     _check_files(order, how, card)
     loom = _load(order, how, card)
     started = time.perf_counter()
@@ -134,19 +170,24 @@ def _note_changes(order: Order) -> None:
     if order.like is None:
         return
     pairs = zip(order.images, order.like.asked.images, strict=False)
-    if any(media.digest_of_image(image) != shown.digest for image, shown in pairs):
+    if any(media.digest_of_image(still.image) != shown.digest for still, shown in pairs):
         note("an image of --image is not the one that the file was made from")
+    looked = zip(order.references, order.like.asked.references, strict=False)
+    if any(media.digest_of_frames(each.frames) != seen.digest for each, seen in looked):
+        note("a video of --reference is not the one that the file was made from")
     if order.like.versions != (here := media.versions()):
         note(f"the file was made with {order.like.versions}, this is {here}; bits may differ")
 
 
 def _check_files(order: Order, how: How, card: Card) -> None:
     """Return if the files of ``--lora NAME=PATH`` fit the model, and tell what of them does not."""
-    files = [wish.path for wish in order.wishes if wish.path]
-    names = find.name_table(card) if files else None
-    for file in files:
+    wishes = [wish for wish in order.wishes if wish.path]
+    names = find.name_table(card) if wishes else None
+    for wish in wishes:
         assert names
-        reading = survey(file, names, alpha=how.alpha, allow_partial=how.allow_partial)
+        assert wish.path
+        table = names.at(wish.component) if wish.component else names
+        reading = survey(wish.path, table, alpha=how.alpha, allow_partial=how.allow_partial)
         if reading.problems:
             note(reading.summary())
 
@@ -157,11 +198,18 @@ def _load(order: Order, how: How, card: Card) -> Loom:
     Raises:
         DigestMismatchError: an adapter of the remade file has other content here.
     """
-    loom = load(card.name)
+    files = {wish.name: wish.path for wish in order.wishes if wish.path}
+    usual = card.defaults
+    task = Task(card, stages_of(order, usual), canvas_of(order, usual), files)
+    loom = load(card.name, how.machine, task)
     for wish in order.wishes:
         if wish.path:
             loom.adapters.add(
-                wish.name, wish.path, alpha=how.alpha, allow_partial=how.allow_partial
+                wish.name,
+                wish.path,
+                component=wish.component,
+                alpha=how.alpha,
+                allow_partial=how.allow_partial,
             )
     for worn in order.kept:
         digest = loom.adapters.get(worn.name).key.digest
@@ -189,7 +237,7 @@ def _save(path: Path, result: Result, card: Card) -> None:
         versions=media.versions(),
     )
     if len(result.frames) > 1:
-        media.save_video(result.frames, path, asked.canvas.rate, provenance)
+        media.save_video(result.frames, path, asked.canvas.rate, provenance, result.sound)
     else:
         media.save_image(result.frames[0], path, provenance)
 

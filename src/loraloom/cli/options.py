@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One ``--lora``: a name, the file to add under it if any, strength and time if given."""
+    """One ``--lora``: a name, the file to add under it if any, strengths and time if given.
+
+    ``strengths`` is one for all stages, or one for each; ``component`` is which one wears a file
+    that names none.
+    """
 
     name: str
     path: Path | None = None
-    strength: float | None = None
+    component: str | None = None
+    strengths: tuple[float, ...] = ()
     curve: Curve | None = None
 
 
@@ -56,9 +61,10 @@ def parse_wishes(texts: Sequence[str]) -> tuple[Wish, ...]:
 def parse_wish(text: str) -> Wish:
     """``NAME``, ``NAME:STRENGTH``, ``NAME=PATH`` or ``NAME=PATH:STRENGTH``, each with ``@FROM-TO``.
 
-    ``@0.2-0.7`` wears the adapter in that part of denoising, ``@0.2-0.7~0.1`` fades it in and out.
-    A path may hold colons: what follows the last one is a strength unless it looks like the rest
-    of a path, or the whole is there.
+    ``NAME@COMPONENT=PATH`` puts a file that names no component on that one. ``:0.8,0.4`` is a
+    strength for each stage. ``@0.2-0.7`` wears the adapter in that part of
+    denoising, ``@0.2-0.7~0.1`` fades it in and out. A path may hold colons: what follows the last
+    one is a strength unless it looks like the rest of a path, or the whole is there.
 
     Raises:
         InvalidRequestError: no name.
@@ -70,15 +76,18 @@ def parse_wish(text: str) -> Wish:
     named, equals, rest = text.partition("=")
     body, strength = _cut_strength(rest if equals else named, is_path=bool(equals))
     name = (named if equals else body).strip()
+    component = None
+    if equals and "@" in name:
+        name, _, component = name.rpartition("@")
     if not name:
         raise InvalidRequestError(f"--lora {text!r} has no name, want NAME[:STRENGTH]")
-    number = None if strength is None else _strength(strength, name)
+    numbers = () if strength is None else _strengths(strength, name)
     if not equals:
-        return Wish(name, strength=number, curve=curve)
+        return Wish(name, strengths=numbers, curve=curve)
     path = Path(body)
     if not body or not _lies(path):
         raise AdapterFileError(f"adapter {name!r} cannot be read, there is no {body!r}")
-    return Wish(name, path, number, curve)
+    return Wish(name, path, component, numbers, curve)
 
 
 def parse_size(text: str) -> Size:
@@ -91,6 +100,46 @@ def parse_size(text: str) -> Size:
     if found is None:
         raise InvalidRequestError(f"--size is {text!r}, want WIDTHxHEIGHT in pixels, e.g. 128x96")
     return Size(int(found[1]), int(found[2]))
+
+
+STILL = re.compile(r"(.+)@(-?[0-9]+)(?::([0-9.]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One ``--image``: its file, and where and how strongly it is shown if that is given."""
+
+    path: Path
+    frame: int | None = None
+    strength: float | None = None
+
+
+def parse_spot(text: str) -> Spot:
+    """``FILE``, ``FILE@FRAME`` or ``FILE@FRAME:STRENGTH``; a file of that very name goes first.
+
+    Raises:
+        InvalidStrengthError: the strength is not a finite number.
+    """
+    found = STILL.fullmatch(text)
+    if found is None or _lies(Path(text)):
+        return Spot(Path(text))
+    strength = None if found[3] is None else _strength(found[3], text)
+    return Spot(Path(found[1]), int(found[2]), strength)
+
+
+SEEN = re.compile(r"(.+)@([0-9.]+)")
+
+
+def parse_seen(text: str) -> Spot:
+    """``FILE`` or ``FILE@STRENGTH`` of ``--reference``; a file of that very name goes first.
+
+    Raises:
+        InvalidStrengthError: the strength is not a finite number.
+    """
+    found = SEEN.fullmatch(text)
+    if found is None or _lies(Path(text)):
+        return Spot(Path(text))
+    return Spot(Path(found[1]), strength=_strength(found[2], text))
 
 
 def targets(path: Path, count: int) -> tuple[Path, ...]:
@@ -122,6 +171,10 @@ def _cut_strength(text: str, *, is_path: bool) -> tuple[str, str | None]:
     if not colon or part_of_path:
         return text, None
     return body, tail
+
+
+def _strengths(text: str, name: str) -> tuple[float, ...]:
+    return tuple(_strength(part, name) for part in text.split(","))
 
 
 def _strength(text: str, name: str) -> float:

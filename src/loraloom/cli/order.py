@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from loraloom.core.request import Canvas, Condition, Lora, Policy, Request, Sampling
+from loraloom.core.request import (
+    Canvas,
+    Condition,
+    Lora,
+    Policy,
+    Reference,
+    Request,
+    Sampling,
+)
 from loraloom.errors import InvalidRequestError
 
 from .options import Size, Wish
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from loraloom.core.provenance import Provenance, Worn
+    from loraloom.core.stage import Stages
     from loraloom.models.card import Defaults
     from loraloom.pipelines.media import Kind
 
@@ -30,8 +39,18 @@ class Look:
     negative: str | None
     size: Size | None
     frames: int | None
-    steps: int | None
-    guidance: float | None
+    pipeline: str | None
+    sampling: Sampling
+    audio: bool | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Still:
+    """One ``--image``; ``frame`` and ``strength`` are ``None`` where none was given."""
+
+    image: Image
+    frame: int | None = None
+    strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +58,7 @@ class Order:
     """Everything that the command line says about what to make.
 
     Attributes:
-        images: at most two, at the start and at the end of a video.
+        images: those without a frame are at most two, at the start and at the end of a video.
         like: how the file of ``--like`` was made; what is not given is taken from it.
     """
 
@@ -47,7 +66,8 @@ class Order:
     wishes: tuple[Wish, ...]
     look: Look
     kind: Kind
-    images: tuple[Image, ...]
+    images: tuple[Still, ...]
+    references: tuple[Reference, ...]
     like: Provenance | None
 
     @property
@@ -81,9 +101,15 @@ def check(order: Order, output: Path) -> None:
         raise InvalidRequestError(f"{output} is a {order.kind}, and {frames} frames are not")
     if order.images and order.kind == "picture":
         raise InvalidRequestError(f"--image is for videos, and {output} is a picture")
-    if len(order.images) > 2:
+    plain = sum(still.frame is None for still in order.images)
+    if plain > 2 and not order.like:
         raise InvalidRequestError(
-            f"--image is given {len(order.images)} times, want the first image and at most the last"
+            f"--image is given {plain} times without a frame, want the first image and at most "
+            "the last, and others as FILE@FRAME"
+        )
+    if order.like and len(order.references) < (seen := len(order.like.asked.references)):
+        raise InvalidRequestError(
+            f"the video of --like was made from {seen} references, give as many with --reference"
         )
     if order.like and len(order.images) != (shown := len(order.like.asked.images)) and shown:
         raise InvalidRequestError(
@@ -98,10 +124,6 @@ def requests(order: Order, defaults: Defaults) -> list[Request]:
     first = _given(look.seed, asked.seed if asked else 0)
     usual = defaults.negative_prompt
     negative = _given(look.negative, asked.negative_prompt if asked else usual)
-    sampling = asked.sampling if asked else defaults.sampling
-    sampling = Sampling(
-        _given(look.steps, sampling.steps), _given(look.guidance, sampling.guidance)
-    )
     return [
         Request(
             prompt=prompt,
@@ -109,11 +131,25 @@ def requests(order: Order, defaults: Defaults) -> list[Request]:
             loras=loras(order),
             negative_prompt=negative,
             canvas=canvas_of(order, defaults),
-            sampling=sampling,
+            sampling=look.sampling,
             conditions=conditions(order),
+            references=order.references,
+            stages=stages_of(order, defaults),
+            audio=_given(look.audio, asked.audio if asked else defaults.audio),
         )
         for index, prompt in enumerate(order.all_prompts)
     ]
+
+
+def stages_of(order: Order, defaults: Defaults) -> Stages:
+    """Those of the pipeline that is named, of the remade file, or of the model.
+
+    Raises:
+        InvalidStageError: the model has no pipeline of that name.
+    """
+    if order.look.pipeline is not None:
+        return defaults.pipeline(order.look.pipeline)
+    return order.like.asked.stages if order.like else defaults.usual
 
 
 def canvas_of(order: Order, defaults: Defaults) -> Canvas:
@@ -132,25 +168,53 @@ def loras(order: Order) -> tuple[Lora, ...]:
     chosen = like is not None and like.policy == "auto"
     wears = {
         each.name: Lora(
-            each.name, each.strength, each.curve, each.scopes, each.manner if chosen else None
+            each.name,
+            each.strength,
+            each.curve,
+            each.scopes,
+            each.manner if chosen else None,
+            each.stages,
         )
-        for each in (like.worn if like else ())
+        for each in _worn_by_request(order)
     }
     for wish in order.wishes:
-        before = wears.get(wish.name, Lora(wish.name))
-        strength = _given(wish.strength, before.strength)
-        wears[wish.name] = replace(before, strength=strength, curve=wish.curve or before.curve)
+        wears[wish.name] = _changed(wears.get(wish.name, Lora(wish.name)), wish)
     return tuple(lora for lora in wears.values() if lora.strength)
+
+
+def _worn_by_request(order: Order) -> tuple[Worn, ...]:
+    """What the remade file wore, but for what the stages brought that are not run again."""
+    like = order.like
+    if like is None or order.look.pipeline is None:
+        return like.worn if like else ()
+    own = {lora.name for stage in like.asked.stages for lora in stage.wears}
+    return tuple(worn for worn in like.worn if worn.name not in own)
+
+
+def _changed(lora: Lora, wish: Wish) -> Lora:
+    if wish.curve is not None:
+        lora = replace(lora, curve=wish.curve)
+    if not wish.strengths:
+        return lora
+    if len(wish.strengths) == 1:
+        return replace(lora, strength=wish.strengths[0], stages=())
+    # by stage: an adapter that a stage brings is not worn there at 0, so 0 is said, not left out
+    return replace(lora, strength=1.0, stages=wish.strengths)
 
 
 def conditions(order: Order) -> tuple[Condition, ...]:
     """The images at the frames where the remade file had them, or at the start and the end."""
     shown = order.like.asked.images if order.like else ()
-    if shown:
-        pairs = zip(order.images, shown, strict=True)
-        return tuple(Condition(image, at.frame, at.strength) for image, at in pairs)
-    pairs_of_ends = zip(order.images, (0, -1), strict=False)
-    return tuple(Condition(image, frame) for image, frame in pairs_of_ends)
+    ends = iter((0, -1))
+    found = []
+    for index, still in enumerate(order.images):
+        frame, strength = still.frame, _given(still.strength, 1.0)
+        if shown:
+            frame = _given(frame, shown[index].frame)
+            strength = _given(still.strength, shown[index].strength)
+        frame = next(ends) if frame is None else frame
+        found.append(Condition(still.image, frame, strength))
+    return tuple(found)
 
 
 def policy_of(chosen: Policy | None, like: Provenance | None) -> Policy:

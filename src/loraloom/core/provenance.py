@@ -11,8 +11,9 @@ from loraloom.errors import MediaError, RecordError
 
 from .mix import Scope
 from .records import record
-from .request import LIVE, Canvas, Manner, Policy, Sampling
+from .request import LIVE, Canvas, Manner, Policy
 from .schedule import ALWAYS, Curve
+from .stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,12 @@ class Worn:
     curve: Curve = ALWAYS
     scopes: tuple[Scope, ...] = ()
     manner: Manner = LIVE
+    stages: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        said = f"{self.name}@{self.digest[:12]} at {self.strength:g} on {self.sites} sites"
+        by_stage = ", ".join(f"{self.strength * factor:g}" for factor in self.stages)
+        strength = f"{by_stage} by stage" if by_stage else f"{self.strength:g}"
+        said = f"{self.name}@{self.digest[:12]} at {strength} on {self.sites} sites"
         if self.curve != ALWAYS:
             knots = " ".join(f"{knot.progress:g}:{knot.factor:g}" for knot in self.curve.knots)
             said += f", over progress {knots}"
@@ -42,11 +46,24 @@ class Worn:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An image that conditioned a video: where, how strongly, and the digest of its pixels."""
+    """An image that a video shows: where, how strongly, and the digest of its pixels.
+
+    Those of the frames that follow it are in the digest too.
+    """
 
     digest: str
     frame: int
     strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A video that was looked at: how, and the digest of its frames."""
+
+    digest: str
+    strength: float
+    downscale: int
+    attention: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +74,10 @@ class Asked:
     negative_prompt: str
     seed: int
     canvas: Canvas
-    sampling: Sampling
+    stages: tuple[Stage, ...]
+    audio: bool
     images: tuple[Shown, ...] = ()
+    references: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +132,8 @@ class Provenance:
         lines = [
             asked.prompt,
             f"Negative prompt: {asked.negative_prompt}" if asked.negative_prompt else "",
-            f"Seed: {asked.seed}, Steps: {asked.sampling.steps}, "
-            f"Guidance: {asked.sampling.guidance:g}, Size: {size}",
+            f"Seed: {asked.seed}, Size: {size}",
+            *(f"Stage {stage.describe(canvas)}" for stage in asked.stages),
             f"Model: {self.model} {self.model_version}",
             f"Adapters ({self.policy}): " + ("; ".join(map(self._told, self.worn)) or "none"),
         ]

@@ -3,70 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
-from .schedule import ALWAYS, Curve
+from .canvas import Canvas, Sampling
+from .lora import LIVE, Lora, Manner, Mode, Policy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .mix import Scope
+    from .stage import Stage
 
-Mode: TypeAlias = Literal["live", "fused"]
-"""How an adapter is worn: beside the weights, or in them."""
-
-Policy: TypeAlias = Literal["live", "fused", "auto"]
-"""How all that a request asks for is worn; under ``auto`` whichever mode costs less time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How one adapter of a request is worn, and why, in words for a person."""
-
-    mode: Mode
-    why: str = "asked for"
-
-    def __str__(self) -> str:
-        return f"{self.mode}: {self.why}"
-
-
-LIVE = Manner("live")
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """An adapter by its name in the catalogue, how strongly, when and where to wear it.
-
-    Attributes:
-        curve: a factor of the strength over denoising progress.
-        scopes: factors of the strength by patterns of sites.
-        manner: how it is worn under the policy ``auto``; ``None`` leaves that open. The policies
-            ``live`` and ``fused`` hold for every adapter.
-    """
-
-    name: str
-    strength: float = 1.0
-    curve: Curve = ALWAYS
-    scopes: tuple[Scope, ...] = ()
-    manner: Manner | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """Width and height in pixels, length in frames (1 is a picture), rate in frames per second."""
-
-    width: int
-    height: int
-    frames: int = 1
-    rate: float = 24.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the picture is denoised: number of steps, scale of classifier-free guidance."""
-
-    steps: int
-    guidance: float
+__all__ = [
+    "LIVE",
+    "Canvas",
+    "Condition",
+    "Lora",
+    "Manner",
+    "Mode",
+    "Policy",
+    "Reference",
+    "Request",
+    "Sampling",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,16 +33,49 @@ class Condition:
 
     A latent frame after the first spans several frames of the video, and the image stands at the
     first of them: the last frame of 17 means the last latent frame.
+
+    Attributes:
+        following: more frames of the video, from the one after the image on, as of a clip that it
+            goes on from; those beyond the last whole latent frame are left out.
     """
 
     image: Image
     frame: int = 0
     strength: float = 1.0
+    following: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """A video that an in-context adapter looks at: poses, depths, what is to be sharper.
+
+    Attributes:
+        frames: from the first one of the video on, at its rate; what goes beyond its end, or
+            beyond the last whole latent frame, is left out.
+        strength: how clean it is shown; 1 is without any noise.
+        downscale: how many times smaller than the video it is shown, as its adapter was trained.
+        attention: how much it and the video see of each other, 0 to 1. Diffusers takes as much
+            as ``10000 · (1 - attention)`` off every score: anything that is not almost 1 is 0.
+            What is below 1 for one reference also keeps all of them from the images of a request
+            and from each other.
+    """
+
+    frames: tuple[Image, ...]
+    strength: float = 1.0
+    downscale: int = 1
+    attention: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One picture or video. ``None`` stands for what the model's card recommends."""
+    """One picture or video. ``None`` stands for what the model's card recommends.
+
+    Attributes:
+        stages: through which it is denoised; the card's pipelines are such tuples, by name.
+        sampling: what to change of them.
+        audio: whether sound is made with a video, where the model makes any.
+        references: videos to look at, in the stages that see them.
+    """
 
     prompt: str
     seed: int = 0
@@ -93,3 +84,6 @@ class Request:
     canvas: Canvas | None = None
     sampling: Sampling | None = None
     conditions: tuple[Condition, ...] = ()
+    stages: tuple[Stage, ...] | None = None
+    audio: bool | None = None
+    references: tuple[Reference, ...] = ()

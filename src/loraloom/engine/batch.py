@@ -21,17 +21,28 @@ if TYPE_CHECKING:
 def group(jobs: Sequence[Job], policy: Policy) -> list[list[int]]:
     """Indices of jobs that can run together, in the order of their first members.
 
-    Size, steps, guidance and the frames of conditions must agree; what is worn need not, unless
-    it has to be fused: there is one set of weights.
+    Size, sound and stages must agree, as far as they do not wear anything; prompts, images and
+    what is worn need not, unless it has to be fused: there is one set of weights.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, job in enumerate(jobs):
-        frames = tuple((each.frame, each.strength) for each in job.request.conditions)
-        pinned = [turn for turn in job.wears.turns if _pin(job, turn) == "fused"]
-        must = {"live": None, "fused": job.wears, "auto": tuple(pinned)}[policy]
-        alike = (job.canvas, job.request.sampling, frames, must)
+        pinned = [_pin(job, key) for key in job.keys]
+        must = {"live": None, "fused": job.wears, "auto": tuple(filter(None, pinned))}[policy]
+        bare = tuple(replace(stage, wears=()) for stage in job.stages)
+        alike = (job.canvas, job.request.audio, bare, _lengths(job), must)
         groups.setdefault(alike, []).append(index)
     return list(groups.values())
+
+
+def _lengths(job: Job) -> Hashable:
+    """What must agree where noise is measured over all tokens of a row: their number."""
+    if all(stage.solver != "res2s" for stage in job.stages):
+        return None
+    asked = job.request
+    return (
+        tuple((each.frame, len(each.following)) for each in asked.conditions),
+        tuple((len(each.frames), each.downscale) for each in asked.references),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,24 @@ class Outfit:
         return Applied.rows(beside, fused=mixes[0].only(fused))
 
 
+KEPT = Manner("fused", "the stages wear it, and fused copies are kept")
+
+
+def kept(batch: Sequence[Job], outfit: Outfit) -> Outfit:
+    """The same with what the stages bring fused, as far as the whole batch wears it alike.
+
+    What requests bring stays as it is: it adds up with what is fused.
+    """
+    first = batch[0]
+    own = {
+        key
+        for key in first.keys
+        if key.name in {lora.name for stage in first.stages for lora in stage.wears}
+        and all(job.turns(key) == first.turns(key) for job in batch)
+    }
+    return replace(outfit, by_key={**outfit.by_key, **dict.fromkeys(own, KEPT)})
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """What the policy ``auto`` may decide of a batch, and what is settled.
@@ -74,11 +103,10 @@ def opened(batch: Sequence[Job]) -> Open:
     """Sort what jobs that run together wear into what is settled and what is open."""
     settled: dict[AdapterKey, Manner] = {}
     candidates, resting = [], []
-    worn = [{constant(turn) for turn in job.wears.turns} for job in batch]
+    worn = [{constant(job.turns(key)) for key in job.keys} for job in batch]
     for job in batch:
-        for turn in job.wears.turns:
-            key, part = turn.part.key, constant(turn)
-            pinned = job.manners.get(key)
+        for key in job.keys:
+            part, pinned = constant(job.turns(key)), job.manners.get(key)
             if pinned is not None:
                 settled[key] = pinned
                 resting += [part] if part and pinned.mode == "fused" else []
@@ -92,14 +120,22 @@ def opened(batch: Sequence[Job]) -> Open:
     return Open(Mix.of(free), settled, Mix.of(set(resting)))
 
 
-def constant(turn: Turn) -> Part | None:
-    """What an adapter wears from the first step to the last, if that is one strength."""
-    factors = {knot.factor for knot in turn.curve.knots}
-    if len(factors) > 1:
-        return None
-    return replace(turn.part, strength=turn.part.strength * factors.pop())
+def constant(turns: Sequence[Turn | None]) -> Part | None:
+    """What an adapter wears from the first step of the first stage to the last of the last.
+
+    ``None`` if that is not one strength.
+    """
+    parts = set()
+    for turn in turns:
+        if turn is None:
+            return None
+        factors = {knot.factor for knot in turn.curve.knots}
+        if len(factors) > 1:
+            return None
+        parts.add(replace(turn.part, strength=turn.part.strength * factors.pop()))
+    return parts.pop() if len(parts) == 1 else None
 
 
-def _pin(job: Job, turn: Turn) -> str | None:
-    manner = job.manners.get(turn.part.key)
-    return manner.mode if manner else None
+def _pin(job: Job, key: AdapterKey) -> Hashable:
+    manner = job.manners.get(key)
+    return tuple(job.turns(key)) if manner and manner.mode == "fused" else None

@@ -6,8 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from loraloom.core.mix import Part, finite
+from loraloom.core.request import Sampling
 from loraloom.core.schedule import Schedule, Turn
-from loraloom.errors import InvalidRequestError, LoraloomError
+from loraloom.core.stage import asked, check
+from loraloom.errors import (
+    InvalidRequestError,
+    InvalidStageError,
+    LoraloomError,
+    UnknownAdapterError,
+)
+from loraloom.models import find
+from loraloom.models.ltx2.family import DISTILLED
+
+from .shown import check_conditions, check_references
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,6 +26,7 @@ if TYPE_CHECKING:
     from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey
     from loraloom.core.request import Canvas, Lora, Manner, Request
+    from loraloom.core.stage import Stages
     from loraloom.models.card import Card
     from loraloom.store.catalog import Catalog
 
@@ -23,24 +35,40 @@ if TYPE_CHECKING:
 class Job:
     """A request with nothing left open, and what it wears by the keys of its adapters.
 
-    ``adapters`` are held so that they stay in the catalogue until the job is done; ``manners`` are
-    those that the request settles.
+    ``wears`` has a schedule for every stage. ``adapters`` are held so that they stay in the
+    catalogue until the job is done; ``manners`` are those that the request settles.
     """
 
     request: Request
     canvas: Canvas
-    steps: int
-    wears: Schedule
+    stages: Stages
+    wears: tuple[Schedule, ...]
     adapters: tuple[Adapter, ...] = ()
     manners: Mapping[AdapterKey, Manner] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Of all stages together."""
+        return sum(each.sigmas.count for each in self.stages if each.sigmas)
+
+    @property
+    def keys(self) -> list[AdapterKey]:
+        """Of everything that is worn in any stage, sorted."""
+        return sorted({turn.part.key for each in self.wears for turn in each.turns})
+
+    def turns(self, key: AdapterKey) -> list[Turn | None]:
+        """What is worn of one adapter, stage by stage."""
+        return [
+            next((turn for turn in each.turns if turn.part.key == key), None) for each in self.wears
+        ]
 
 
 def admit(requests: Sequence[Request], card: Card, catalog: Catalog) -> list[Job]:
     """The jobs of ``requests``, with the card's defaults where nothing is said.
 
     Raises:
-        InvalidRequestError: the list or a prompt is empty, a number is out of its range, or the
-            VAE cannot divide a size. The error says which request it is.
+        InvalidRequestError: the list or a prompt is empty, a number is out of its range, the VAE
+            cannot divide a size, or the stages do not fit. The error says which request it is.
         UnknownAdapterError: a request names an adapter that the catalogue does not hold.
     """
     if not requests:
@@ -56,28 +84,97 @@ def admit(requests: Sequence[Request], card: Card, catalog: Catalog) -> list[Job
     return jobs
 
 
-def _admit(request: Request, card: Card, catalog: Catalog) -> Job:
-    canvas = request.canvas or card.defaults.picture
-    sampling = request.sampling or card.defaults.sampling
+def completed(request: Request, card: Card) -> Request:
+    """``request`` with the card's defaults where nothing is said; adapters are not looked at.
+
+    Raises:
+        InvalidRequestError: the model cannot do that; see :func:`admit`.
+        ModelError: it lacks an upsampler, or comes with one of another model.
+    """
+    usual = card.defaults
+    stages = usual.usual if request.stages is None else request.stages
     negative = request.negative_prompt
-    negative = card.defaults.negative_prompt if negative is None else negative
-    if not request.prompt.strip():
-        raise InvalidRequestError("a prompt is empty, want some words")
-    if not 0 <= request.seed < 2**63:
-        raise InvalidRequestError(f"the seed is {request.seed}, want 0 to 2**63 - 1")
-    card.check(canvas)
-    finite(sampling.guidance, "classifier-free guidance")
-    if not isinstance(sampling.steps, int) or sampling.steps < card.grid.steps:
-        raise InvalidRequestError(
-            f"the number of steps is {sampling.steps}, want a whole number from {card.grid.steps}"
-        )
-    _check_conditions(request, canvas, card)
-    adapters = tuple(catalog.get(lora.name) for lora in request.loras)
-    wears = schedule(request.loras, catalog)
-    complete = replace(request, canvas=canvas, sampling=sampling, negative_prompt=negative)
+    complete = replace(
+        request,
+        canvas=request.canvas or usual.picture,
+        stages=asked(stages, request.sampling or Sampling()),
+        sampling=None,
+        negative_prompt=usual.negative_prompt if negative is None else negative,
+        audio=usual.audio if request.audio is None else request.audio,
+    )
+    assert complete.canvas
+    assert complete.stages is not None
+    _check_request(complete)
+    fits(complete.stages, complete.canvas, card)
+    card.check_asked(complete)
+    check_conditions(complete.conditions, complete.canvas, card.grid)
+    check_references(complete.references, complete.stages, complete.canvas, card)
+    _check_strengths(complete.loras, complete.stages)
+    return complete
+
+
+def _admit(request: Request, card: Card, catalog: Catalog) -> Job:
+    complete = completed(request, card)
+    assert complete.canvas
+    assert complete.stages
+    adapters = [catalog.get(lora.name) for lora in request.loras]
     named = zip(adapters, request.loras, strict=True)
     manners = {adapter.key: lora.manner for adapter, lora in named if lora.manner}
-    return Job(complete, canvas, sampling.steps, wears, adapters, manners)
+    own = {lora.name for stage in complete.stages for lora in stage.wears}
+    for name in sorted(own - {lora.name for lora in request.loras}):
+        _check_there(name, card, catalog)
+        adapters.append(catalog.get(name))
+    wears = schedules(request.loras, complete.stages, catalog)
+    return Job(complete, complete.canvas, complete.stages, wears, tuple(adapters), manners)
+
+
+def _check_there(name: str, card: Card, catalog: Catalog) -> None:
+    """Return if an adapter that a stage wears is in the catalogue.
+
+    Raises:
+        ModelError: it is the distilled one, which comes with the model as a rule.
+        UnknownAdapterError: it is another one.
+    """
+    if name not in catalog.names():
+        if name == DISTILLED:
+            find.distilled(card)
+        raise UnknownAdapterError(name, catalog.names())
+
+
+def schedules(loras: Sequence[Lora], stages: Stages, catalog: Catalog) -> tuple[Schedule, ...]:
+    """What is worn in every stage: its own adapters and ``loras``, which go before its own.
+
+    Raises:
+        UnknownAdapterError: the catalogue does not hold an adapter.
+    """
+    named = {lora.name for lora in loras}
+    return tuple(
+        schedule(
+            [
+                *(own for own in stage.wears if own.name not in named),
+                *(_in_stage(lora, index) for lora in loras),
+            ],
+            catalog,
+        )
+        for index, stage in enumerate(stages)
+    )
+
+
+def _check_strengths(loras: Sequence[Lora], stages: Stages) -> None:
+    for lora in loras:
+        if lora.stages and len(lora.stages) != len(stages):
+            raise InvalidStageError(
+                f"adapter {lora.name!r} has strengths for {len(lora.stages)} stages, there "
+                f"{'is' if len(stages) == 1 else 'are'} {len(stages)}: "
+                f"{', '.join(stage.name for stage in stages)}"
+            )
+
+
+def _in_stage(lora: Lora, index: int) -> Lora:
+    if not lora.stages:
+        return lora
+    factor = finite(lora.stages[index], f"{lora.name} in stage {index + 1}")
+    return replace(lora, strength=finite(lora.strength, lora.name) * factor, stages=())
 
 
 def schedule(loras: Sequence[Lora], catalog: Catalog) -> Schedule:
@@ -92,23 +189,35 @@ def schedule(loras: Sequence[Lora], catalog: Catalog) -> Schedule:
     )
 
 
-def _check_conditions(request: Request, canvas: Canvas, card: Card) -> None:
-    taken: dict[int, int] = {}
-    for condition in request.conditions:
-        frame = condition.frame
-        if not -canvas.frames <= frame < canvas.frames:
-            raise InvalidRequestError(
-                f"an image is asked for at frame {frame}, the {canvas.frames} frames are 0 to "
-                f"{canvas.frames - 1}, or counted from the end -{canvas.frames} to -1"
+def fits(stages: Stages, canvas: Canvas, card: Card) -> None:
+    """Return if a model can run a canvas through ``stages``.
+
+    Raises:
+        InvalidRequestError: it cannot; nothing was loaded or moved to know that.
+        ModelError: it lacks an upsampler, or comes with one of another model.
+    """
+    check(stages)
+    card.check(canvas)
+    for before, stage in zip((None, *stages), stages, strict=False):
+        if stage.size != 1:
+            card.check(stage.canvas(canvas), f"stage {stage.name!r}")
+        if stage.sigmas and not stage.sigmas.given and stage.sigmas.steps < card.grid.steps:
+            raise InvalidStageError(
+                f"the number of steps of stage {stage.name!r} is {stage.sigmas.steps}, want a "
+                f"whole number from {card.grid.steps}"
             )
-        if not 0 < finite(condition.strength, "an image") <= 1:
-            raise InvalidRequestError(
-                f"the strength of an image is {condition.strength}, want more than 0, at most 1"
-            )
-        place = card.grid.latent(frame % canvas.frames)
-        if place in taken:
-            raise InvalidRequestError(
-                f"images are asked for at frames {taken[place]} and {frame}, which are one frame "
-                f"of the latent video; want them {card.grid.frames} apart"
-            )
-        taken[place] = frame
+        for scale in (stage.guidance.video, stage.guidance.audio):
+            for number in (scale.cfg, scale.stg, scale.modality, scale.rescale):
+                finite(number, "guidance")
+        if before and stage.size != before.size:
+            card.check_enlarging(before, stage)
+            if card.family.abilities.enlarging == "upsampler":
+                find.upsampler(card)
+    card.check_stages(stages)
+
+
+def _check_request(request: Request) -> None:
+    if not request.prompt.strip():
+        raise InvalidRequestError("a prompt is empty, want some words")
+    if not 0 <= request.seed < 2**63:
+        raise InvalidRequestError(f"the seed is {request.seed}, want 0 to 2**63 - 1")

@@ -28,13 +28,14 @@ class Shape:
 
     Attributes:
         rows: requests in the batch.
-        tokens: of one of them in the main component, as far as its canvas tells.
-        guided: whether passes without the prompt, or with another one, come on top.
+        tokens: of one of them in the main component, as far as its canvas tells: the mean over
+            the steps of its stages.
+        passes: of every stage, as predictions a step.
     """
 
     rows: int
     tokens: int
-    guided: bool
+    passes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,12 @@ class Run:
         A token is one place of the latent video, as far as the grid of sizes tells: where the VAE
         is finer there are more of them, which the first run shows.
         """
-        canvas, sampling = batch[0].canvas, batch[0].request.sampling
-        assert sampling
+        canvas, stages, steps = batch[0].canvas, batch[0].stages, batch[0].steps
         frames = grid.latent(canvas.frames - 1) + 1
-        tokens = frames * (canvas.width // grid.pixels) * (canvas.height // grid.pixels)
-        return cls(Shape(len(batch), tokens, guided=sampling.guidance > 1), batch[0].steps)
+        whole = frames * (canvas.width // grid.pixels) * (canvas.height // grid.pixels)
+        share = sum(each.size**2 * each.sigmas.count for each in stages if each.sigmas) / steps
+        passes = tuple(len(stage.guidance.passes) for stage in stages)
+        return cls(Shape(len(batch), round(whole * share), passes), steps)
 
 
 Flows = dict[tuple["Component", "Site"], Flow]
@@ -92,13 +94,14 @@ class Traffic:
         if seen is None and self.seen:
             other, seen = next(reversed(self.seen.items()))
             scale = shape.rows * shape.tokens / (other.rows * other.tokens)
-        main = model is self.models[0]
+        # experts take turns at the steps and are named after the first: transformer, transformer_2
+        main = model.component.startswith(self.models[0].component)
         if seen is None:
-            rows = shape.rows * (2 if shape.guided else 1)
+            rows = shape.rows * max(shape.passes)
             return Flow(steps if main else 1, rows * shape.tokens)
         before, flows = seen
         flow = flows.get((model.component, site), Flow(0, 0))
-        # the main component is called in every step, the others once in a run
+        # what denoises is called in proportion to the steps, the others once in a run
         return Flow(flow.calls * (steps / before if main else 1), flow.entries * scale)
 
     @contextmanager

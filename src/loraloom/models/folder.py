@@ -1,9 +1,9 @@
-"""The files of a model folder: configurations, and what the headers of checkpoints say."""
+"""The files of a model folder: configurations, and the headers of its checkpoints."""
 
 from __future__ import annotations
 
 import json
-import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loraloom.errors import AdapterFileError, ModelError
@@ -12,7 +12,6 @@ from loraloom.formats.header import read_header
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from loraloom.core.mix import Shape, Site
     from loraloom.formats.header import Header
 
 
@@ -26,16 +25,6 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} of model {model!r} holds no JSON object")
     return content
-
-
-def sites(folder: Path, model: str) -> dict[Site, Shape]:
-    """Every ``weight`` of two axes or more in the checkpoint of one component."""
-    found: dict[Site, Shape] = {}
-    for file in checkpoint(folder, model):
-        for key, info in _header(file, model).tensors.items():
-            if key.endswith(".weight") and len(info.shape) >= 2:
-                found[key.removesuffix(".weight")] = info.shape
-    return found
 
 
 def checkpoint(folder: Path, model: str) -> list[Path]:
@@ -56,21 +45,23 @@ def checkpoint(folder: Path, model: str) -> list[Path]:
     return plain[:1]
 
 
-def _header(file: Path, model: str) -> Header:
+def header(file: Path, model: str) -> Header:
+    """Of a file of ``model``.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     try:
-        return read_header(file)
-    except AdapterFileError as error:
+        stat = file.stat()
+        return _read(file, stat.st_mtime_ns, stat.st_size)
+    except (AdapterFileError, OSError) as error:
         raise ModelError(f"model {model!r}: {error}") from error
 
 
-def tensors_in(folder: Path, model: str) -> dict[str, int]:
-    """How many numbers each tensor in the checkpoint of a component holds.
-
-    Raises:
-        ModelError: the checkpoint cannot be read.
-    """
-    headers = [_header(file, model) for file in checkpoint(folder, model)]
-    return {key: math.prod(i.shape) for header in headers for key, i in header.tensors.items()}
+@lru_cache(maxsize=32)
+def _read(file: Path, _modified: int, _size: int) -> Header:
+    """Each component of a released checkpoint asks for one header of thousands of tensors."""
+    return read_header(file)
 
 
 def first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from loraloom.core.adapter import Adapter
-    from loraloom.core.mix import AdapterKey
+    from loraloom.core.mix import AdapterKey, Component
     from loraloom.formats.names import NameTable
 
 
@@ -39,6 +39,7 @@ class Catalog:
         name: str,
         path: str | PathLike[str],
         *,
+        component: Component | None = None,
         alpha: float | None = None,
         allow_partial: bool = False,
     ) -> Adapter:
@@ -47,11 +48,19 @@ class Catalog:
         A name that is taken gets the new adapter, and requests under way keep the old one; the
         same bytes again change nothing.
 
+        Args:
+            component: that the whole file is for, where it names none or the main one: of a pair
+                of files for two experts, the other expert.
+            alpha: of layers that carry none of their own.
+            allow_partial: take a file that fits only in part.
+
         Raises:
+            AdapterMismatchError: the model has no such component.
             AdapterFileError: the file cannot be read, or not all of it can be applied. The
                 catalogue is as before.
         """
-        reading = survey(Path(path), self._sites, alpha=alpha, allow_partial=allow_partial)
+        sites = self._sites if component is None else self._sites.at(component)
+        reading = survey(Path(path), sites, alpha=alpha, allow_partial=allow_partial)
         adapter = load(name, reading)
         before = self._current.get(name)
         if before is not None and before.key == adapter.key:
