@@ -105,7 +105,9 @@ def request(stages: Stages, first: dict[str, float], second: dict[str, float]) -
     )
 
 
-def latents(loom: Loom, request: Request, policy: Policy = "live") -> Mapping[Modality, torch.Tensor]:
+def latents(
+    loom: Loom, request: Request, policy: Policy = "live"
+) -> Mapping[Modality, torch.Tensor]:
     return loom.streams([request], policy=policy)[0]
 
 

@@ -140,11 +140,18 @@ def test_shared_weights_never_change_under_a_request(plain: Loom) -> None:
     )
 
 
+EVERYDAY = [("original", "together"), ("snapshot", "together"), ("original", "in turn")]
+PLANS = [
+    pytest.param(*each, marks=() if each in EVERYDAY else pytest.mark.slow) for each in FASTEST
+]
+"""All of them; what is alike in all is tried with the others in CI alone."""
+
+
 class StopError(Exception):
     """What is injected."""
 
 
-@pytest.mark.parametrize(("mode", "order"), FASTEST)
+@pytest.mark.parametrize(("mode", "order"), PLANS)
 def test_a_failure_at_any_step_leaves_no_trace(mode: Mode, order: Order, folder: Path) -> None:
     loom = load(folder, mode, order)
     before = weights(loom)
@@ -163,7 +170,7 @@ def test_a_failure_at_any_step_leaves_no_trace(mode: Mode, order: Order, folder:
         assert all(torch.equal(again[name], value) for name, value in want.items())
 
 
-@pytest.mark.parametrize(("mode", "order"), FASTEST)
+@pytest.mark.parametrize(("mode", "order"), PLANS)
 @pytest.mark.parametrize("part", ["connectors", "latent_upsampler", "transformer"])
 def test_a_failure_at_a_boundary_of_stages_leaves_no_trace(
     part: str, mode: Mode, order: Order, folder: Path

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 VISIBLE = 1e-2
 CLOSE = 1e-4
 
+pytestmark = pytest.mark.slow
+"""The peer is looked at when it changes, and in CI."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
