@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.core.mix import Applied, Mix
-from loraloom.memory.residency import ORIGINAL
+from loraloom.memory.residency import ORIGINAL, live_budget
 
 from .fitter import Fitter
 from .layer import Cell, Probe
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from loraloom.core.adapter import Adapter, Update
     from loraloom.core.mix import AdapterKey, Component, Site
     from loraloom.memory.residency import Residency
-
-BUDGET = 256 * 2**20
-"""The least number of bytes for adapters worn live that a component gets by default."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +80,7 @@ class LoraModel:
         self.weights = Weights(layers, Ground(checkpoint or {}, fixed, residency))
         self.fitter = Fitter(component, module, layers, adapters)
         if budget is None:
-            budget = max(BUDGET, sum(each.nbytes for each in module.parameters()) // 4)
+            budget = live_budget(sum(each.nbytes for each in module.parameters()))
         self.probe = Probe(module, next(iter(layers.values()), None))
         self.slots: Slots | None = None
         self.wardrobe = Wardrobe(budget, f"adapters on {component}", self.fitter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from loraloom.memory.cache import Cache
 from loraloom.memory.residency import Facts, Home, Residency, home
 
 from . import offload
-from .homes import Beside, Copied, Ledgered, Pristine
+from .homes import Beside, Copied, Ledgered, Pristine, version
 from .sites import OpaqueSite
 
 if TYPE_CHECKING:
@@ -137,12 +137,19 @@ class Weights:
         return Copied(lambda: copy, known.digest, self.copies, copy.nbytes)
 
     def _look(self, site: Site, weight: nn.Parameter) -> Known:
-        """What is known of a pristine weight; nothing that was known of other bytes holds."""
-        now, known = digest(weight), self._known.get(site)
+        """What is known of a pristine weight; nothing that was known of other bytes holds.
+
+        One that nothing is ever written to is looked at again when its version says that somebody
+        wrote to it, so that changing it for a copy reads no byte of it.
+        """
+        known = self._known.get(site)
+        if known is not None and self.ground.residency.home is Home.BESIDE and known.still(weight):
+            return known
+        now = digest(weight)
         if known is None or not same_bits(known.digest.to(now.device), now):
             self.copies.drop([key for key in self.copies if key[0] == site])
-            filed = self._filed(site, weight)
-            known = self._known[site] = Known(now, filed)
+            known = Known(now, self._filed(site, weight))
+        known = self._known[site] = replace(known, seen=(weight.data_ptr(), version(weight)))
         return known
 
     def _filed(self, site: Site, weight: Tensor) -> bool:
@@ -159,10 +166,16 @@ class Known:
     Attributes:
         digest: of its rows, see :func:`~loraloom.core.fusing.digest`.
         filed: the checkpoint holds the same bits, and in memory of its own.
+        seen: where it lay when that was found, and how often it had been written to.
     """
 
     digest: Tensor
     filed: bool
+    seen: tuple[int, int | None] = (0, None)
+
+    def still(self, weight: Tensor) -> bool:
+        """Whether nobody wrote to it since, as far as versions tell."""
+        return self.seen == (weight.data_ptr(), version(weight)) and self.seen[1] is not None
 
 
 def fixed_sites(module: nn.Module, layers: Mapping[Site, LoraLayer]) -> frozenset[Site]:

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+LEAST = 256 * 2**20
+"""Bytes for adapters worn live that a small component gets."""
+
+
+def live_budget(weights: int) -> int:
+    """Bytes for adapters worn live beside so many bytes of weights, where nothing else is said."""
+    return max(LEAST, weights // 4)
+
+
 class Home(Enum):
     """Where the pristine bytes of a weight are while adapters are in it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from loraloom.memory.residency import live_budget
 from loraloom.memory.staging import Sizes
 
 from .checkpoint import held
@@ -42,10 +43,14 @@ def sizes(card: Card, brought: Sequence[Reading], own: Sequence[Reading], dtype:
         numbers[UPSAMPLER] = _numbers(upsampler(card), card)
     names = name_table(card)
     changed = {entry.place for reading in own for entry in reading.entries}
+    users, stages = (width * sum(_factors(e, names) for e in some) for some in (brought, own))
+    # several are laid side by side as well, as long as their budget has room for that
+    room = live_budget(width * numbers[card.family.wears[0]])
+    times = 2 if len([*brought, *own]) > 1 and 2 * (users + stages) <= room else 1
     return Sizes(
         {part: width * count for part, count in numbers.items()},
-        adapters=width * sum(_factors(each, names) for each in brought),
-        own=width * sum(_factors(each, names) for each in own),
+        adapters=times * users,
+        own=times * stages,
         changed=width * sum(prod(names.shape(place)) for place in changed),
     )
 
@@ -70,8 +75,8 @@ def uses(card: Card, stages: Stages) -> tuple[tuple[str, ...], ...]:
 def working(card: Card, canvas: Canvas, dtype: str) -> int:
     """About how many bytes one video takes beside weights and adapters, while it is computed.
 
-    A rule of thumb: a transformer holds some two dozen numbers for every token and channel at
-    once, a VAE that decodes about as many for every pixel.
+    A rule of thumb, measured: a transformer holds at most two dozen numbers for every token and
+    channel at once, a VAE that decodes or encodes at most 44 for every pixel.
     """
     config, width = card.config, BYTES[dtype]
     heads, size = (
@@ -80,7 +85,7 @@ def working(card: Card, canvas: Canvas, dtype: str) -> int:
     frames = card.grid.latent(canvas.frames - 1) + 1
     tokens = frames * (canvas.width // card.grid.pixels) * (canvas.height // card.grid.pixels)
     pixels = canvas.frames * canvas.width * canvas.height
-    return 24 * width * max(tokens * int(heads) * int(size), pixels)
+    return width * max(24 * tokens * int(heads) * int(size), 44 * pixels)
 
 
 def _factors(reading: Reading, names: NameTable) -> int:
