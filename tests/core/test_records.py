@@ -104,7 +104,7 @@ def test_what_is_needed_may_not_be_left_out() -> None:
 def test_a_stage_survives_its_json() -> None:
     stage = Stage(
         "base",
-        Sigmas(given=(0.9, 0.4), tokens=4096, until=0.5),
+        Sigmas(given=(0.9, 0.4), tokens="most", until=0.5),
         0.5,
         "res2s",
         Guidance(Guides(3.0), Guides(7.0, 1.0), blocks=(28,), embedded=3.5),

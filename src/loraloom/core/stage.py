@@ -93,13 +93,14 @@ class Sigmas:
         steps: how many of them, where the model's scheduler spaces them.
         given: the levels themselves, falling, without the 0 at the end; empty leaves them to the
             scheduler.
-        tokens: how many tokens the scheduler's shift is for; ``None`` means those of the video.
+        tokens: whether the scheduler's shift is for those of the video, or for the most that it
+            was made for.
         until: the stage ends before the first level below this one.
     """
 
     steps: int = 0
     given: tuple[float, ...] = ()
-    tokens: int | None = None
+    tokens: Literal["own", "most"] = "own"
     until: float = 0.0
 
     @property

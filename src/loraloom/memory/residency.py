@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-
 LEAST = 256 * 2**20
 """Bytes for adapters worn live that a small component gets."""
 

@@ -66,7 +66,9 @@ def levels(scheduler: Any, sigmas: Sigmas, tokens: Sequence[int]) -> Levels:
         scheduler: of diffusers, as the model comes with it; it spaces what is not given and
             shifts it as the number of tokens wants it.
     """
-    counts = [sigmas.tokens or count for count in tokens]
+    counts = list(tokens)
+    if sigmas.tokens == "most":
+        counts = [scheduler.config.get("max_image_seq_len", 4096)] * len(counts)
     rows = {count: _row(scheduler, sigmas, count) for count in set(counts)}
     return Levels(
         torch.stack([rows[count].sigmas for count in counts]).float(),

@@ -29,15 +29,15 @@ def pipelines(config: Mapping[str, Any]) -> dict[str, Stages]:
     """The recipes of a transformer's configuration, by name.
 
     Both versions are guided alike, but that the older one has no perturbed pass. LTX-2.3 shifts
-    its noise levels as for 4096 tokens whatever the size, LTX-2 as for the tokens that it has
-    (Lightricks/LTX-2, ltx-pipelines).
+    its noise levels as for the most tokens, 4096, whatever the size, LTX-2 as for the tokens that
+    it has (Lightricks/LTX-2, ltx-pipelines).
     """
     newer = bool(config.get("cross_attn_mod"))
     perturbed = bool(config.get("perturbed_attn"))
     video = Guides(cfg=3.0, stg=1.0 if perturbed else 0.0, modality=3.0, rescale=0.7)
     guidance = Guidance(video, replace(video, cfg=7.0), blocks=(28,) if perturbed else ())
     base = Stage(
-        "base", Sigmas(30, tokens=4096 if newer else None), guidance=guidance, references=True
+        "base", Sigmas(30, tokens="most" if newer else "own"), guidance=guidance, references=True
     )
     lightly = replace(video, stg=0.0, rescale=0.45)
     fine = Guidance(lightly, replace(lightly, cfg=7.0))
