@@ -17,7 +17,6 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
-from loraloom.models.ltx2 import CLASSIFIER_FREE
 from training import configs
 from training.drawing import paint, paint_transition
 from training.judge import PIXELS, judge, motion_of, style_of
@@ -47,7 +46,7 @@ class Call:
             "height": PIXELS,
             "width": PIXELS,
             "frame_rate": configs.FRAME_RATE,
-            **CLASSIFIER_FREE,
+            **configs.CLASSIFIER_FREE,
             "max_sequence_length": configs.TEXT_TOKENS,
             "output_type": "pt",
         }
@@ -216,10 +215,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=configs.IMAGES)
     parser.add_argument("--pictures", type=int, default=96)
     parser.add_argument("--videos", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=configs.RECOMMENDED["sampling"]["steps"])
-    parser.add_argument(
-        "--guidance", type=float, default=configs.RECOMMENDED["sampling"]["guidance"]
-    )
+    parser.add_argument("--steps", type=int, default=configs.STEPS)
+    parser.add_argument("--guidance", type=float, default=configs.CFG)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     torch.manual_seed(0)

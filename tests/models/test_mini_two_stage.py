@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 SCENES = scenes(24, 61)
-COMPARED = 8
+COMPARED = 4
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,14 @@ def test_two_stages_are_nearer_to_the_drawing_than_one(
         )
 
     single = clips(loom, stages["one stage"], COMPARED)
-    assert sharpness(refined[:COMPARED]) > sharpness(single)
+    assert sharpness(refined[:COMPARED]) > sharpness(single) + 0.2
 
 
 def test_three_distilled_steps_are_nearer_to_the_full_schedule_than_three_plain_ones(
     loom: Loom, stages: dict[str, Stages], refined: Clips
 ) -> None:
     full, plain = (clips(loom, stages[name], COMPARED) for name in ("full schedule", "no adapter"))
-    assert apart(refined[:COMPARED], full) > apart(plain, full) + 0.5
+    assert apart(refined[:COMPARED], full) > apart(plain, full) + 1
 
 
 def test_a_transition_in_two_stages_ends_in_the_images_given(
