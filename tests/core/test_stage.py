@@ -34,8 +34,8 @@ NAN = float("nan")
         (BASE, REFINE),
         (REFINE,),
         (EARLY, LATE),
-        (replace(BASE, name="small", size=0.25), BASE, REFINE),
-        (BASE, EARLY, LATE),
+        (replace(BASE, size=0.25), replace(REFINE, name="middle", size=0.5), REFINE),
+        (EARLY, LATE, replace(REFINE, size=1.0)),
         (Stage("all", Sigmas(1)),),
         (Stage("all", Sigmas(given=(1.0,))),),
     ],
@@ -161,3 +161,21 @@ def test_a_stage_tells_people_what_it_does() -> None:
     fine = replace(REFINE, solver="res2s")
     assert fine.describe(canvas) == "refine: 3 steps, 128x64, res2s"
     assert LATE.describe(canvas) == "late: the remaining steps, 128x64, euler"
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        ((replace(REFINE, solver="heun"),), r"solver of stage 'refine' is 'heun', want one of"),  # type: ignore[arg-type]
+        ((EARLY, replace(LATE, solver="res2s")), "goes on where 'early' stops, which is to have"),
+        ((BASE, Stage("again", Sigmas(4))), "'again' begins at full noise, which leaves nothing"),
+        ((replace(REFINE, wears=(Lora("a", stages=(1.0,)),)),), "'a' of stage 'refine' has"),
+        ((replace(BASE, size=1.0, guidance=Guidance(Guides(-2.0))),), r"cfg of .* is -2, want 1"),
+        ((replace(BASE, size=1.0, guidance=Guidance(Guides(rescale=5))),), r"is 5, want 0 to 1"),
+        ((replace(BASE, size=1.0, guidance=Guidance(Guides(), Guides(stg=-1))),), "stg of .*sound"),
+        ((EARLY,), "'early' stops at noise level 0.5, want one between 0 and 1"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(stages: Stages, says: str) -> None:
+    with pytest.raises(InvalidStageError, match=says):
+        check(stages)

@@ -75,7 +75,11 @@ def test_strength_0_in_every_stage_is_wearing_nothing(untouched: Loom) -> None:
     bare = replace(PICTURE, stages=wearing((), ()))
     off = replace(PICTURE, loras=(Lora("distilled", stages=(0.0, 0.0)),))
     results = untouched.images([bare, off])
-    assert results[0].worn == results[1].worn == ()
+    assert results[0].worn == ()
+    # that it was taken off is told, so that it can be taken off again
+    assert [(each.name, each.strength, str(each)) for each in results[1].worn] == [
+        ("distilled", 0.0, f"{results[1].worn[0].name}@{results[1].worn[0].digest[:12]} taken off")
+    ]
     assert results[0].frames[0].tobytes() == results[1].frames[0].tobytes()
 
 
@@ -140,7 +144,14 @@ def test_a_result_says_strengths_by_stage(untouched: Loom) -> None:
     # it is worn so again when a request names all of it
     again = tuple(Lora(each.name, each.strength, stages=each.stages) for each in result.worn)
     (remade,) = untouched.images([replace(PICTURE, loras=again)])
-    assert remade.worn == result.worn
+    assert [replace(each, by="stage") for each in remade.worn] == [
+        replace(each, by="stage") for each in result.worn
+    ]
+    assert {each.name: each.by for each in result.worn} == {
+        "distilled": "stage",
+        "neon": "request",
+        "sketch": "request",
+    }
     assert remade.frames[0].tobytes() == result.frames[0].tobytes()
 
 

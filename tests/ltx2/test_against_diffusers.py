@@ -108,7 +108,7 @@ def request(stages: Stages, first: dict[str, float], second: dict[str, float]) -
 def latents(
     loom: Loom, request: Request, policy: Policy = "live"
 ) -> Mapping[Modality, torch.Tensor]:
-    return loom.streams([request], policy=policy)[0]
+    return loom.streams([tiny.fitting(loom, request)], policy=policy)[0]
 
 
 def assert_near(got: Mapping[Modality, torch.Tensor], want: theirs.Latents) -> None:
@@ -167,7 +167,7 @@ def test_a_batch_of_all_kinds_is_every_request_alone(ours: Loom) -> None:
             ]
         )
     ]
-    together = ours.streams(requests)
+    together = ours.streams([tiny.fitting(ours, each) for each in requests])
     for one, row in zip(requests, together, strict=True):
         alone = latents(ours, one)
         for name, want in alone.items():

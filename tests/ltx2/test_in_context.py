@@ -152,7 +152,7 @@ def request(case: Case) -> Request:
 
 
 def latents(loom: Loom, request: Request) -> dict[Modality, torch.Tensor]:
-    return dict(loom.streams([request])[0])
+    return dict(loom.streams([tiny.fitting(loom, request)])[0])
 
 
 def apart(got: dict[Modality, torch.Tensor], want: dict[Modality, torch.Tensor]) -> float:
@@ -209,7 +209,9 @@ def test_a_batch_of_all_kinds_is_every_request_alone(attention: float, ours: Loo
         replace(request(case), seed=seed, prompt=f"a {seed} star")
         for seed, case in enumerate(cases)
     ]
-    for one, row in zip(requests, ours.streams(requests), strict=True):
+    for one, row in zip(
+        requests, ours.streams([tiny.fitting(ours, each) for each in requests]), strict=True
+    ):
         assert apart(dict(row), latents(ours, one)) <= WITHIN
 
 
@@ -246,13 +248,13 @@ def test_a_reference_that_cannot_be_shown_is_refused(
     reference: Reference, message: str, ours: Loom
 ) -> None:
     with pytest.raises(InvalidRequestError, match=message):
-        ours.latents([request(Case((reference,)))])
+        ours.latents([tiny.fitting(ours, request(Case((reference,))))])
 
 
 def test_a_reference_is_divided_at_the_size_of_the_stage_that_sees_it(ours: Loom) -> None:
     made = request(Case((replace(LONG, downscale=2),)))
     with pytest.raises(InvalidRequestError, match="2 times smaller than the 64x32 of stage"):
-        ours.latents([replace(made, stages=TWO)])
+        ours.latents([tiny.fitting(ours, replace(made, stages=TWO))])
 
 
 @pytest.mark.parametrize(
@@ -267,13 +269,13 @@ def test_a_clip_that_does_not_fit_is_refused(
     images: tuple[Condition, ...], message: str, ours: Loom
 ) -> None:
     with pytest.raises(InvalidRequestError, match=message):
-        ours.latents([request(Case((), images))])
+        ours.latents([tiny.fitting(ours, request(Case((), images)))])
 
 
 def test_references_that_no_stage_sees_are_refused(ours: Loom) -> None:
     blind = replace(request(Case((LONG,))), stages=(replace(BASE, references=False),))
     with pytest.raises(InvalidStageError, match="of the stages base none sees them"):
-        ours.latents([blind])
+        ours.latents([tiny.fitting(ours, blind)])
 
 
 def test_a_model_whose_recipes_show_none_takes_no_references(ours: Loom) -> None:
@@ -283,5 +285,5 @@ def test_a_model_whose_recipes_show_none_takes_no_references(ours: Loom) -> None
         for name, stages in defaults.pipelines.items()
     }
     card = replace(ours.card, defaults=replace(defaults, pipelines=blind))
-    with pytest.raises(InvalidRequestError, match=r"1 references are asked for, model .* none"):
-        admit([request(Case((LONG,)))], card, ours.adapters)
+    with pytest.raises(InvalidRequestError, match=r"references are asked for \(1\), model .* none"):
+        admit([tiny.fitting(ours, request(Case((LONG,))))], card, ours.adapters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+
+    from loraloom import Guides, Loom, Request
 
 Variant: TypeAlias = Literal["2.0", "2.0-interleaved", "2.3"]
 Config: TypeAlias = dict[str, Any]
@@ -330,3 +332,19 @@ def _write_peft(target: Path, config: LoraConfig, factors: dict[str, Tensor]) ->
     config.inference_mode = True
     config.save_pretrained(target)
     save_file(factors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def fitting(loom: Loom, request: Request) -> Request:
+    """Without the pass that skips attention where the model cannot: it would be for nothing."""
+    if loom.card.config["perturbed_attn"] or request.stages is None:
+        return request
+
+    def plain(guides: Guides) -> Guides:
+        return replace(guides, stg=0.0)
+
+    stages = []
+    for stage in request.stages:
+        guidance = stage.guidance
+        guidance = replace(guidance, video=plain(guidance.video), audio=plain(guidance.audio))
+        stages.append(replace(stage, guidance=guidance))
+    return replace(request, stages=tuple(stages))

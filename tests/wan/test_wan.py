@@ -126,7 +126,10 @@ def test_stages_that_no_expert_can_run_are_refused(ours: Loom) -> None:
         "transformer_3": (high, replace(low, component="transformer_3")),
         "perturbed": (replace(high, guidance=Guidance(Guides(4.0, stg=1.0))), low),
         "embedded guidance": (replace(high, guidance=Guidance(embedded=3.5)), low),
-        "larger": (replace(high, sigmas=Sigmas(2), size=0.5), replace(low, sigmas=Sigmas(2))),
+        "larger": (
+            replace(high, sigmas=Sigmas(2), size=0.5),
+            replace(low, sigmas=Sigmas(given=(0.5,))),
+        ),
     }
     for what, stages in strange.items():
         with pytest.raises(InvalidStageError, match=what):

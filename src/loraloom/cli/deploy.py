@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from loraloom.engine.job import fits
-from loraloom.errors import UnknownAdapterError
+from loraloom.core.request import Sampling
+from loraloom.engine.job import completed
 from loraloom.memory.staging import Room
 from loraloom.models import find
 from loraloom.models.sizes import working
+from loraloom.pipelines.files import kind_of
 
 from . import flags
-from .options import Size, parse_size, parse_wishes
-from .resources import Resources, explained, parse_bytes, plans_for
+from .options import parse_size, parse_wishes
+from .order import Look, Order, canvas_of, requests, stages_of
+from .resources import Resources, explained, known_type, parse_bytes, plans_for, readings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from loraloom.core.request import Canvas
-    from loraloom.core.stage import Stages
     from loraloom.memory.staging import Plan
     from loraloom.models.card import Card
+
+PROMPT = "PROMPT"
+"""What the command says for the prompt."""
 
 Model: TypeAlias = Annotated[str, typer.Argument(help="A bundled name, a folder or a hub id.")]
 Explain: TypeAlias = Annotated[
@@ -58,69 +60,56 @@ def deploy(  # noqa: PLR0913 - a command's options are its parameters
     is refused.
     """
     sides = parse_size(size) if size else None
-    wanted = Wanted(find.card(model), pipeline, tuple(lora or ()), sides, frames)
-    fits(wanted.stages, wanted.canvas, wanted.card)
+    look = Look(None, None, sides, frames, pipeline, Sampling(), None)
+    wanted = Wanted(find.card(model), tuple(lora or ()), look)
+    card, order, kind = wanted.card, wanted.order, known_type(dtype or "bfloat16")
+    for request in requests(order, card.defaults):
+        completed(request, card)
     room = Room(
         parse_bytes(device_memory, "--device-memory"),
         parse_bytes(host_memory, "--host-memory"),
-        working(wanted.card, wanted.canvas, dtype or "bfloat16"),
+        working(card, canvas_of(order, card.defaults), kind),
     )
-    resources = Resources(residency, offload, dtype or "bfloat16", room)
-    every = plans_for(wanted.card, wanted.stages, wanted.files, resources.dtype)
-    chosen = resources.chosen(every)
-    typer.echo(wanted.command(chosen, resources.dtype))
+    stages, brought = stages_of(order, card.defaults), readings(card, order.wishes)
+    every = plans_for(card, stages, brought, kind)
+    chosen = Resources(residency, offload, room).chosen(every)
+    typer.echo(wanted.command(chosen, kind))
     if explain:
         typer.echo("\n" + explained(every, chosen, room))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be run."""
+    """What is to be run; ``loras`` as they are spelled."""
 
     card: Card
-    pipeline: str | None
     loras: tuple[str, ...]
-    size: Size | None
-    frames: int | None
+    look: Look
 
     @property
-    def stages(self) -> Stages:
-        usual = self.card.defaults
-        return usual.usual if self.pipeline is None else usual.pipeline(self.pipeline)
+    def output(self) -> Path:
+        """A video, unless the model makes none or one picture is asked for."""
+        pictures = not self.card.grid.frames or self.look.frames == 1
+        return Path("picture.png" if pictures else "video.mp4")
 
     @property
-    def canvas(self) -> Canvas:
-        usual = self.card.defaults.video if self.card.grid.frames else self.card.defaults.picture
-        size = self.size or Size(usual.width, usual.height)
-        return replace(
-            usual, width=size.width, height=size.height, frames=self.frames or usual.frames
-        )
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The file of every adapter that is named.
-
-        Raises:
-            UnknownAdapterError: one has no path, and the model comes without it.
-        """
-        found = {}
-        for wish in parse_wishes(self.loras):
-            if wish.path is None and wish.name not in self.card.adapters:
-                raise UnknownAdapterError(wish.name, self.card.adapters)
-            found[wish.name] = wish.path or self.card.adapters[wish.name]
-        return found
+    def order(self) -> Order:
+        """What the command line asks ``generate`` for."""
+        wishes, kind = parse_wishes(self.loras), kind_of(self.output)
+        return Order((PROMPT,), wishes, self.look, kind, images=(), references=(), like=None)
 
     def command(self, plan: Plan, dtype: str) -> str:
         """The command line, with what is not as it would be anyway."""
-        words = ["loraloom", "generate", "PROMPT", "-o", "video.mp4", "--model", self.card.name]
-        if self.pipeline is not None:
-            words += ["--pipeline", self.pipeline]
+        words = ["loraloom", "generate", PROMPT, "-o", str(self.output), "--model", self.card.name]
+        look = self.look
+        if look.pipeline is not None:
+            words += ["--pipeline", look.pipeline]
         for text in self.loras:
             words += ["--lora", text]
-        if self.size is not None:
-            words += ["--size", f"{self.size.width}x{self.size.height}"]
-        if self.frames is not None:
-            words += ["--frames", str(self.frames)]
+        if look.size is not None:
+            words += ["--size", f"{look.size.width}x{look.size.height}"]
+        if look.frames is not None:
+            words += ["--frames", str(look.frames)]
         words += ["--device", "cuda", "--dtype", dtype]
         words += ["--residency", plan.mode, "--offload", plan.order]
         return shlex.join(words)

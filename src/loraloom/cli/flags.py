@@ -66,9 +66,11 @@ References: TypeAlias = Annotated[
     ),
 ]
 Downscale: TypeAlias = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--reference-downscale", help="How many times smaller than the video it is shown."
+        "--reference-downscale",
+        help="How many times smaller than the video it is shown.",
+        show_default="1",
     ),
 ]
 Pipeline: TypeAlias = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from loraloom.core.provenance import Provenance
-from loraloom.core.request import Reference, Sampling
+from loraloom.core.request import Sampling
 from loraloom.engine.job import completed
 from loraloom.errors import (
     DigestMismatchError,
@@ -17,15 +17,15 @@ from loraloom.errors import (
     ModelError,
     UnknownAdapterError,
 )
-from loraloom.formats.read import survey
 from loraloom.models import find
 from loraloom.pipelines import media
 
 from . import flags
 from .console import counting, note
 from .loading import Machine, Task, load
-from .options import Spot, parse_seen, parse_size, parse_spot, parse_wishes, targets
-from .order import Look, Order, Still, canvas_of, check, policy_of, requests, stages_of
+from .options import Spot, Wish, parse_seen, parse_size, parse_spot, parse_wishes, targets
+from .order import Glance, Look, Order, Still, canvas_of, check, policy_of, requests, stages_of
+from .resources import known_type, readings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def generate(  # noqa: PLR0913 - a command's options are its parameters
     negative: flags.Negative = None,
     image: flags.Images = None,
     reference: flags.References = None,
-    downscale: flags.Downscale = 1,
+    downscale: flags.Downscale = None,
     model: flags.Model = None,
     policy: flags.Worn = None,
     residency: flags.Keeping = "original",
@@ -80,10 +80,11 @@ def generate(  # noqa: PLR0913 - a command's options are its parameters
         ),
         kind=media.kind_of(output),
         images=tuple(_still(parse_spot(text)) for text in image or ()),
-        references=tuple(_reference(parse_seen(text), downscale) for text in reference or ()),
+        references=tuple(_glance(parse_seen(text), downscale) for text in reference or ()),
         like=media.read_provenance(like) if like else None,
     )
-    machine = Machine(device, dtype or flags.usual_type(device), residency, offload)
+    kind = known_type(dtype or flags.usual_type(device))
+    machine = Machine(device, kind, residency, offload)
     carry_out(order, How(output, model, policy, alpha, allow_partial, machine))
 
 
@@ -91,12 +92,8 @@ def _still(spot: Spot) -> Still:
     return Still(media.load_image(spot.path), spot.frame, spot.strength)
 
 
-def _reference(spot: Spot, downscale: int) -> Reference:
-    return Reference(
-        tuple(media.load_shown(spot.path)),
-        1.0 if spot.strength is None else spot.strength,
-        downscale,
-    )
+def _glance(spot: Spot, downscale: int | None) -> Glance:
+    return Glance(tuple(media.load_shown(spot.path)), spot.strength, downscale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +118,13 @@ def carry_out(order: Order, how: How) -> None:
         raise InvalidRequestError("--alpha and --allow-partial are for files, --lora NAME=PATH")
     card = find.card(how.model or (order.like.model if order.like else flags.MODEL))
     _check_card(order, card, how)
-    _note_changes(order)
+    _note_changes(order, how.machine)
     asked = requests(order, card.defaults)
     for each in asked:
         completed(each, card)
     if order.kind == "video":
         card.check_video(canvas_of(order, card.defaults))
-    _check_files(order, how, card)
-    loom = _load(order, how, card)
+    loom = _load(order, how, _task(order, how, card))
     started = time.perf_counter()
     results = _make(loom, asked, order, how)
     seconds = time.perf_counter() - started
@@ -165,7 +161,7 @@ def _check_card(order: Order, card: Card, how: How) -> None:
             raise UnknownAdapterError(wish.name, known)
 
 
-def _note_changes(order: Order) -> None:
+def _note_changes(order: Order, machine: Machine) -> None:
     """Say what keeps the file from being made again bit for bit, where that is no error."""
     if order.like is None:
         return
@@ -175,33 +171,34 @@ def _note_changes(order: Order) -> None:
     looked = zip(order.references, order.like.asked.references, strict=False)
     if any(media.digest_of_frames(each.frames) != seen.digest for each, seen in looked):
         note("a video of --reference is not the one that the file was made from")
+    fused = {worn.manner.mode for worn in order.like.worn if order.like.policy == "live"}
+    if "fused" in fused and machine.residency == "original":
+        note("what the stages wore was fused, and is not with this --residency; bits may differ")
     if order.like.versions != (here := media.versions()):
         note(f"the file was made with {order.like.versions}, this is {here}; bits may differ")
 
 
-def _check_files(order: Order, how: How, card: Card) -> None:
-    """Return if the files of ``--lora NAME=PATH`` fit the model, and tell what of them does not."""
-    wishes = [wish for wish in order.wishes if wish.path]
-    names = find.name_table(card) if wishes else None
-    for wish in wishes:
-        assert names
-        assert wish.path
-        table = names.at(wish.component) if wish.component else names
-        reading = survey(wish.path, table, alpha=how.alpha, allow_partial=how.allow_partial)
+def _task(order: Order, how: How, card: Card) -> Task:
+    """What the model is for; tell what of the files of ``--lora NAME=PATH`` does not fit it."""
+    given = {wish.name for wish in order.wishes}
+    kept = (Wish(worn.name) for worn in order.kept if worn.name not in given)
+    # one that is taken off may come from nowhere
+    wishes = [w for w in (*order.wishes, *kept) if w.path or w.name in card.adapters]
+    brought = readings(card, wishes, alpha=how.alpha, allow_partial=how.allow_partial)
+    for reading in brought.values():
         if reading.problems:
             note(reading.summary())
+    usual = card.defaults
+    return Task(card, stages_of(order, usual), canvas_of(order, usual), brought)
 
 
-def _load(order: Order, how: How, card: Card) -> Loom:
+def _load(order: Order, how: How, task: Task) -> Loom:
     """The model with its own adapters and those of ``--lora NAME=PATH``.
 
     Raises:
         DigestMismatchError: an adapter of the remade file has other content here.
     """
-    files = {wish.name: wish.path for wish in order.wishes if wish.path}
-    usual = card.defaults
-    task = Task(card, stages_of(order, usual), canvas_of(order, usual), files)
-    loom = load(card.name, how.machine, task)
+    loom = load(task.card.name, how.machine, task)
     for wish in order.wishes:
         if wish.path:
             loom.adapters.add(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import loraloom
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from loraloom.core.request import Canvas
     from loraloom.core.stage import Stages
     from loraloom.engine.loom import Loom
+    from loraloom.formats.reading import Reading
     from loraloom.memory.staging import Plan
     from loraloom.models.card import Card
 
@@ -38,12 +38,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a model is loaded for; ``files`` are those of the adapters that requests bring."""
+    """What a model is loaded for; ``brought`` are the adapters of its requests, by name."""
 
     card: Card
     stages: Stages
     canvas: Canvas
-    files: Mapping[str, Path]
+    brought: Mapping[str, Reading]
 
 
 def load(model: str, machine: Machine = Machine(), task: Task | None = None) -> Loom:
@@ -62,7 +62,7 @@ def _plan(machine: Machine, task: Task) -> Plan:
     from loraloom.engine.room import room  # noqa: PLC0415 - imports torch
 
     free = room(machine.device, working(task.card, task.canvas, machine.dtype))
-    every = plans_for(task.card, task.stages, task.files, machine.dtype)
-    chosen = Resources(machine.residency, machine.offload, machine.dtype, free).chosen(every)
+    every = plans_for(task.card, task.stages, task.brought, machine.dtype)
+    chosen = Resources(machine.residency, machine.offload, free).chosen(every)
     note(f"residency {chosen}")
     return chosen

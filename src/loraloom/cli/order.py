@@ -54,6 +54,15 @@ class Still:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Glance:
+    """One ``--reference``; ``None`` where nothing is said of how it is shown."""
+
+    frames: tuple[Image, ...]
+    strength: float | None = None
+    downscale: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Order:
     """Everything that the command line says about what to make.
 
@@ -67,7 +76,7 @@ class Order:
     look: Look
     kind: Kind
     images: tuple[Still, ...]
-    references: tuple[Reference, ...]
+    references: tuple[Glance, ...]
     like: Provenance | None
 
     @property
@@ -79,8 +88,13 @@ class Order:
     @property
     def kept(self) -> tuple[Worn, ...]:
         """What the remade file wore and is to be worn again, at whatever strength."""
-        names = {lora.name for lora in loras(self)}
-        return tuple(worn for worn in self.like.worn if worn.name in names) if self.like else ()
+        gone = {wish.name for wish in self.wishes if wish.strengths == (0.0,)}
+        again = self.look.pipeline is None
+        return tuple(
+            worn
+            for worn in (self.like.worn if self.like else ())
+            if worn.name not in gone and (worn.by == "request" or again)
+        )
 
 
 def check(order: Order, output: Path) -> None:
@@ -102,7 +116,7 @@ def check(order: Order, output: Path) -> None:
     if order.images and order.kind == "picture":
         raise InvalidRequestError(f"--image is for videos, and {output} is a picture")
     plain = sum(still.frame is None for still in order.images)
-    if plain > 2 and not order.like:
+    if plain > 2 and not (order.like and order.like.asked.images):
         raise InvalidRequestError(
             f"--image is given {plain} times without a frame, want the first image and at most "
             "the last, and others as FILE@FRAME"
@@ -124,17 +138,18 @@ def requests(order: Order, defaults: Defaults) -> list[Request]:
     first = _given(look.seed, asked.seed if asked else 0)
     usual = defaults.negative_prompt
     negative = _given(look.negative, asked.negative_prompt if asked else usual)
+    stages = stages_of(order, defaults)
     return [
         Request(
             prompt=prompt,
             seed=first + index,
-            loras=loras(order),
+            loras=loras(order, stages),
             negative_prompt=negative,
             canvas=canvas_of(order, defaults),
             sampling=look.sampling,
             conditions=conditions(order),
-            references=order.references,
-            stages=stages_of(order, defaults),
+            references=references(order),
+            stages=stages,
             audio=_given(look.audio, asked.audio if asked else defaults.audio),
         )
         for index, prompt in enumerate(order.all_prompts)
@@ -161,9 +176,13 @@ def canvas_of(order: Order, defaults: Defaults) -> Canvas:
     return replace(base, width=size.width, height=size.height, frames=frames)
 
 
-def loras(order: Order) -> tuple[Lora, ...]:
-    """What the remade file wore, changed and extended by ``--lora``; 0 takes an adapter off."""
+def loras(order: Order, stages: Stages) -> tuple[Lora, ...]:
+    """What the remade file wore, changed and extended by ``--lora``; 0 takes an adapter off.
+
+    What ``stages`` bring is only taken off by naming it at 0.
+    """
     like = order.like
+    own = {lora.name for stage in stages for lora in stage.wears}
     # what the policy auto chose for the remade file is not chosen again
     chosen = like is not None and like.policy == "auto"
     wears = {
@@ -179,16 +198,20 @@ def loras(order: Order) -> tuple[Lora, ...]:
     }
     for wish in order.wishes:
         wears[wish.name] = _changed(wears.get(wish.name, Lora(wish.name)), wish)
-    return tuple(lora for lora in wears.values() if lora.strength)
+    return tuple(lora for lora in wears.values() if lora.strength or lora.name in own)
 
 
 def _worn_by_request(order: Order) -> tuple[Worn, ...]:
-    """What the remade file wore, but for what the stages brought that are not run again."""
+    """What the remade file wore, but for what its stages brought: they bring it again.
+
+    Of another pipeline nothing of that is said.
+    """
     like = order.like
-    if like is None or order.look.pipeline is None:
-        return like.worn if like else ()
+    if like is None:
+        return ()
     own = {lora.name for stage in like.asked.stages for lora in stage.wears}
-    return tuple(worn for worn in like.worn if worn.name not in own)
+    gone = own if order.look.pipeline is not None else set()
+    return tuple(worn for worn in like.worn if worn.by == "request" and worn.name not in gone)
 
 
 def _changed(lora: Lora, wish: Wish) -> Lora:
@@ -200,6 +223,26 @@ def _changed(lora: Lora, wish: Wish) -> Lora:
         return replace(lora, strength=wish.strengths[0], stages=())
     # by stage: an adapter that a stage brings is not worn there at 0, so 0 is said, not left out
     return replace(lora, strength=1.0, stages=wish.strengths)
+
+
+def references(order: Order) -> tuple[Reference, ...]:
+    """The videos to look at, as the remade file looked at its own where nothing else is said."""
+    seen = order.like.asked.references if order.like else ()
+    found = []
+    for index, glance in enumerate(order.references):
+        usual = Reference(glance.frames)
+        if index < len(seen):
+            before = seen[index]
+            usual = replace(
+                usual,
+                strength=before.strength,
+                downscale=before.downscale,
+                attention=before.attention,
+            )
+        strength = _given(glance.strength, usual.strength)
+        downscale = _given(glance.downscale, usual.downscale)
+        found.append(replace(usual, strength=strength, downscale=downscale))
+    return tuple(found)
 
 
 def conditions(order: Order) -> tuple[Condition, ...]:

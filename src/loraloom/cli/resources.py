@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from loraloom.errors import BudgetError, InvalidRequestError, UnknownAdapterError
+from loraloom.errors import BudgetError, InvalidRequestError, ModelError, UnknownAdapterError
 from loraloom.formats.read import survey
 from loraloom.memory.staging import Plan, Room, choose, fits, plans
 from loraloom.models.find import distilled, name_table
 from loraloom.models.ltx2.family import DISTILLED
-from loraloom.models.sizes import sizes, uses
+from loraloom.models.sizes import BYTES, mixes, sizes, uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from loraloom.core.stage import Stages
+    from loraloom.formats.reading import Reading
     from loraloom.models.card import Card
+
+    from .options import Wish
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -40,7 +43,6 @@ class Resources:
 
     residency: Residency = "original"
     offload: Offload = "together"
-    dtype: str = "float32"
     room: Room | None = None
 
     def among(self, every: Sequence[Plan]) -> list[Plan]:
@@ -61,24 +63,54 @@ class Resources:
         if not among:
             raise BudgetError(
                 f"there is no plan for residency {self.residency!r} with components "
-                f"{self.offload}, there are {', '.join(map(str, every))}"
+                f"{self.offload}, there are {'; '.join(map(str, every))}"
             )
         return among[0] if self.room is None else choose(among, self.room)
 
 
-def plans_for(
-    card: Card, stages: Stages, files: Mapping[str, Path], dtype: str
-) -> tuple[Plan, ...]:
-    """All plans of a run through ``stages`` whose requests bring the adapters in ``files``.
+def readings(
+    card: Card,
+    wishes: Sequence[Wish],
+    *,
+    alpha: float | None = None,
+    allow_partial: bool = False,
+) -> dict[str, Reading]:
+    """What the adapters that are wished for would do to a model, by name.
+
+    ``alpha`` and ``allow_partial`` are for files; what comes with the model fits.
 
     Raises:
-        LoraloomError: a file does not fit the model, or the model lacks one that a stage wears.
+        UnknownAdapterError: one has no path, and the model comes without it.
+        LoraloomError: a file does not fit the model.
+    """
+    names = name_table(card) if wishes else None
+    found = {}
+    for wish in wishes:
+        assert names
+        table = names.at(wish.component) if wish.component else names
+        if wish.path:
+            found[wish.name] = survey(wish.path, table, alpha=alpha, allow_partial=allow_partial)
+        elif wish.name in card.adapters:
+            found[wish.name] = survey(card.adapters[wish.name], table)
+        else:
+            raise UnknownAdapterError(wish.name, card.adapters)
+    return found
+
+
+def plans_for(
+    card: Card, stages: Stages, brought: Mapping[str, Reading], dtype: str
+) -> tuple[Plan, ...]:
+    """All plans of a run through ``stages`` whose requests bring these adapters.
+
+    Raises:
+        LoraloomError: the model lacks one that a stage wears.
     """
     names = name_table(card)
     own = {lora.name for stage in stages for lora in stage.wears}
-    brought = [survey(path, names) for name, path in files.items() if name not in own]
-    worn = [survey(files.get(name) or _companion(card, name), names) for name in sorted(own)]
-    return plans(sizes(card, brought, worn, dtype), uses(card, stages))
+    users = [reading for name, reading in brought.items() if name not in own]
+    worn = [brought.get(name) or survey(_companion(card, name), names) for name in sorted(own)]
+    taken = replace(sizes(card, users, worn, dtype), mixes=mixes(stages))
+    return plans(taken, uses(card, stages))
 
 
 def _companion(card: Card, name: str) -> Path:
@@ -87,6 +119,17 @@ def _companion(card: Card, name: str) -> Path:
     if name not in card.adapters:
         raise UnknownAdapterError(name, card.adapters)
     return card.adapters[name]
+
+
+def known_type(name: str) -> str:
+    """``name``, if models are computed in it.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if name not in BYTES:
+        raise ModelError(f"dtype is {name!r}, want one of {', '.join(BYTES)}")
+    return name
 
 
 def parse_bytes(text: str, option: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from loraloom.errors import MediaError, RecordError
 
@@ -20,7 +20,8 @@ from .stage import Stage
 class Worn:
     """One adapter as it was worn; ``sites`` counts the layers that it changed.
 
-    ``manner`` is what :class:`Lora` takes to be worn so again.
+    ``manner`` is what :class:`Lora` takes to be worn so again. What a stage brought (``by``), it
+    brings again; a request that named it at strength 0 took it off.
     """
 
     name: str
@@ -31,8 +32,11 @@ class Worn:
     scopes: tuple[Scope, ...] = ()
     manner: Manner = LIVE
     stages: tuple[float, ...] = ()
+    by: Literal["request", "stage"] = "request"
 
     def __str__(self) -> str:
+        if not self.strength:
+            return f"{self.name}@{self.digest[:12]} taken off"
         by_stage = ", ".join(f"{self.strength * factor:g}" for factor in self.stages)
         strength = f"{by_stage} by stage" if by_stage else f"{self.strength:g}"
         said = f"{self.name}@{self.digest[:12]} at {strength} on {self.sites} sites"

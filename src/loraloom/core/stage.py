@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from loraloom.errors import InvalidStageError
 
 from .lora import Lora
-from .mix import Component
+from .mix import Component, finite
 
 if TYPE_CHECKING:
     from .canvas import Canvas, Sampling
@@ -182,6 +182,7 @@ def check(stages: Stages) -> None:
         raise InvalidStageError(f"stage {names[0]!r} is the first and has no noise levels")
     for before, stage in zip((None, *stages), stages, strict=False):
         _check_levels(stage, before)
+        _check_parts(stage)
     for stage, after in zip(stages, (*stages[1:], None), strict=True):
         stops = stage.sigmas and stage.sigmas.until
         if stops and (not 0 < stops <= 1 or after is None or after.sigmas is not None):
@@ -200,13 +201,18 @@ def _check_levels(stage: Stage, before: Stage | None) -> None:
                 f"stage {stage.name!r} goes on where {before.name!r} stops, which is to stop early "
                 "and at the same size"
             )
-        if before.references != stage.references:
+        if (before.references, before.solver) != (stage.references, stage.solver):
             raise InvalidStageError(
-                f"stage {stage.name!r} goes on where {before.name!r} stops, which is to see "
-                "references if it does"
+                f"stage {stage.name!r} goes on where {before.name!r} stops, which is to have its "
+                "solver, and to see references if it does"
             )
         return
     levels = list(sigmas.given)
+    if before and (not levels or levels[0] >= 1):
+        raise InvalidStageError(
+            f"stage {stage.name!r} begins at full noise, which leaves nothing of what "
+            f"{before.name!r} made; want given levels below 1"
+        )
     falling = all(high > low for high, low in pairwise((*levels, 0.0)))
     if levels and not (falling and levels[0] <= 1):
         raise InvalidStageError(
@@ -217,6 +223,32 @@ def _check_levels(stage: Stage, before: Stage | None) -> None:
             f"the number of steps of stage {stage.name!r} is {sigmas.steps}, want a whole number "
             "from 1"
         )
+
+
+def _check_parts(stage: Stage) -> None:
+    if stage.solver not in get_args(Solver):
+        raise InvalidStageError(
+            f"the solver of stage {stage.name!r} is {stage.solver!r}, want one of "
+            f"{', '.join(get_args(Solver))}"
+        )
+    for lora in stage.wears:
+        if lora.stages or lora.manner:
+            raise InvalidStageError(
+                f"adapter {lora.name!r} of stage {stage.name!r} has strengths by stage or a "
+                "manner, which only a request gives"
+            )
+    for modality, guides in (("video", stage.guidance.video), ("sound", stage.guidance.audio)):
+        who = f"the guidance of {modality} in stage {stage.name!r}"
+        least = {"cfg": 1.0, "stg": 0.0, "modality": 1.0, "rescale": 0.0}
+        for name, low in least.items():
+            number = finite(getattr(guides, name), who)
+            if number < low or (name == "rescale" and number > 1):
+                raise InvalidStageError(
+                    f"{name} of {who} is {number:g}, want {'0 to 1' if name == 'rescale' else ''}"
+                    f"{'' if name == 'rescale' else f'{low:g} or more'}"
+                )
+    if stage.guidance.embedded is not None:
+        finite(stage.guidance.embedded, f"the embedded guidance in stage {stage.name!r}")
 
 
 def asked(stages: Stages, sampling: Sampling) -> Stages:
@@ -231,6 +263,8 @@ def asked(stages: Stages, sampling: Sampling) -> Stages:
         return stages
     names = ", ".join(stage.name for stage in stages)
     steps, cfg = sampling.steps, sampling.guidance
+    if cfg is not None:
+        finite(cfg, "guidance")
     if steps is not None and not any(map(_spaced, stages)):
         raise InvalidStageError(
             f"{steps} steps are asked for, the noise levels of {names} are given"

@@ -35,8 +35,10 @@ def group(jobs: Sequence[Job], policy: Policy) -> list[list[int]]:
 
 
 def _lengths(job: Job) -> Hashable:
-    """What must agree where noise is measured over all tokens of a row: their number."""
-    if all(stage.solver != "res2s" for stage in job.stages):
+    """What must agree where noise is measured over all tokens of a row, or where a scheduler has
+    one row of levels: their number.
+    """
+    if all(stage.solver == "euler" for stage in job.stages):
         return None
     asked = job.request
     return (
@@ -72,6 +74,8 @@ KEPT = Manner("fused", "the stages wear it, and fused copies are kept")
 def kept(batch: Sequence[Job], outfit: Outfit) -> Outfit:
     """The same with what the stages bring fused, as far as the whole batch wears it alike.
 
+    What changes from step to step would be fused at every step.
+
     What requests bring stays as it is: it adds up with what is fused.
     """
     first = batch[0]
@@ -80,6 +84,7 @@ def kept(batch: Sequence[Job], outfit: Outfit) -> Outfit:
         for key in first.keys
         if key.name in {lora.name for stage in first.stages for lora in stage.wears}
         and all(job.turns(key) == first.turns(key) for job in batch)
+        and all(turn is None or constant([turn]) for turn in first.turns(key))
     }
     return replace(outfit, by_key={**outfit.by_key, **dict.fromkeys(own, KEPT)})
 
@@ -112,6 +117,8 @@ def opened(batch: Sequence[Job]) -> Open:
                 resting += [part] if part and pinned.mode == "fused" else []
             elif part is None:
                 settled[key] = Manner("live", "its strength changes from step to step")
+            elif not part.strength:
+                settled[key] = Manner("live", "its strength is 0 at every step")
             elif not all(part in other for other in worn):
                 settled[key] = Manner("live", "not all of the batch wear it alike")
             else:

@@ -206,9 +206,6 @@ def fits(stages: Stages, canvas: Canvas, card: Card) -> None:
                 f"the number of steps of stage {stage.name!r} is {stage.sigmas.steps}, want a "
                 f"whole number from {card.grid.steps}"
             )
-        for scale in (stage.guidance.video, stage.guidance.audio):
-            for number in (scale.cfg, scale.stg, scale.modality, scale.rescale):
-                finite(number, "guidance")
         if before and stage.size != before.size:
             card.check_enlarging(before, stage)
             if card.family.abilities.enlarging == "upsampler":
@@ -219,5 +216,5 @@ def fits(stages: Stages, canvas: Canvas, card: Card) -> None:
 def _check_request(request: Request) -> None:
     if not request.prompt.strip():
         raise InvalidRequestError("a prompt is empty, want some words")
-    if not 0 <= request.seed < 2**63:
-        raise InvalidRequestError(f"the seed is {request.seed}, want 0 to 2**63 - 1")
+    if not isinstance(request.seed, int) or not 0 <= request.seed < 2**63:
+        raise InvalidRequestError(f"the seed is {request.seed!r}, want 0 to 2**63 - 1")

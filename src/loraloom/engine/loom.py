@@ -240,20 +240,18 @@ class Loom:
         ]
 
     def _results(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Result]:
+        """Everything is decoded by one component before the next one is needed."""
+        made = self._made(jobs, policy, progress)
+        frames = [self.denoiser.frames(each.latents["video"]) for each in made]
+        sounds = [self._sound(job, each) for job, each in zip(jobs, made, strict=True)]
         return [
-            self._result(job, made, policy)
-            for job, made in zip(jobs, self._made(jobs, policy, progress), strict=True)
+            Result(job.request, shown, worn(job, each.outfit, self._sites), policy, sound)
+            for job, each, shown, sound in zip(jobs, made, frames, sounds, strict=True)
         ]
 
-    def _result(self, job: Job, made: Made, policy: Policy) -> Result:
+    def _sound(self, job: Job, made: Made) -> Sound | None:
         audible = "audio" in made.latents and job.canvas.frames > 1
-        return Result(
-            job.request,
-            self.denoiser.frames(made.latents["video"]),
-            worn(job, made.outfit, self._sites),
-            policy,
-            self.denoiser.sound(made.latents["audio"]) if audible else None,
-        )
+        return self.denoiser.sound(made.latents["audio"]) if audible else None
 
     def _sites(self, key: AdapterKey) -> int:
         adapter = self.adapters.by_key[key]

@@ -73,8 +73,14 @@ class Dresser:
 
 
 def worn(job: Job, outfit: Outfit, sites: Callable[[AdapterKey], int]) -> tuple[Worn, ...]:
-    """What a job wore, by the names of its adapters."""
-    found = []
+    """What a job wore, and what of its stages' own it did not, by the names of its adapters."""
+    named = {lora.name for lora in job.request.loras}
+    own = {lora.name for stage in job.stages for lora in stage.wears}
+    found = [
+        Worn(adapter.key.name, adapter.key.digest, 0.0, sites(adapter.key))
+        for adapter in job.adapters
+        if adapter.key not in job.keys and adapter.key.name in own & named
+    ]
     for key in job.keys:
         turns = job.turns(key)
         strengths = tuple(turn.part.strength if turn else 0.0 for turn in turns)
@@ -90,6 +96,7 @@ def worn(job: Job, outfit: Outfit, sites: Callable[[AdapterKey], int]) -> tuple[
                 scopes=turn.part.scopes,
                 manner=outfit.by_key[key],
                 stages=() if same else strengths,
+                by="request" if key.name in named else "stage",
             )
         )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda each: each.name))

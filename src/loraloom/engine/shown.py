@@ -68,7 +68,7 @@ def check_references(
     recipes = card.defaults.pipelines.values()
     if not any(stage.references for recipe in recipes for stage in recipe):
         raise InvalidRequestError(
-            f"{len(references)} references are asked for, model {card.name!r} takes none"
+            f"references are asked for ({len(references)}), model {card.name!r} takes none"
         )
     seeing = [stage for stage in stages if stage.references]
     if not seeing:

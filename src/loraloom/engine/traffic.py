@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from loraloom.pipelines.samplers import SAMPLERS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -64,7 +66,9 @@ class Run:
         frames = grid.latent(canvas.frames - 1) + 1
         whole = frames * (canvas.width // grid.pixels) * (canvas.height // grid.pixels)
         share = sum(each.size**2 * each.sigmas.count for each in stages if each.sigmas) / steps
-        passes = tuple(len(stage.guidance.passes) for stage in stages)
+        passes = tuple(
+            len(stage.guidance.passes) * SAMPLERS[stage.solver].evaluations for stage in stages
+        )
         return cls(Shape(len(batch), round(whole * share), passes), steps)
 
 

@@ -10,12 +10,14 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 
+from .staging import Act
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
-    from .staging import Act, Plan
+    from .staging import Plan
 
 
 @dataclass(eq=False)
@@ -107,9 +109,12 @@ class Mover:
         if self.index >= 0 and name in acts[self.index].uses and self.rests[name].here:
             return
         following = [*range(self.index + 1, len(acts)), *range(self.index + 1)]
-        index = next(index for index in following if name in acts[index].uses)
-        self._enter(acts[index])
-        self.index = index
+        found = [index for index in following if name in acts[index].uses]
+        if not found:  # another run than the plan is for
+            self._enter(Act((name,), frozenset((name,))))
+            return
+        self._enter(acts[found[0]])
+        self.index = found[0]
 
     def _enter(self, act: Act) -> None:
         """Who leaves makes room for who comes; who comes ahead of its act does so meanwhile."""

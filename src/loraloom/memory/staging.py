@@ -37,12 +37,19 @@ class Sizes:
         adapters: of what requests bring, ready to be worn live.
         own: likewise of what the stages bring.
         changed: of the weights that this changes.
+        mixes: how many different ones the stages bring.
     """
 
     components: Mapping[str, int]
     adapters: int = 0
     own: int = 0
     changed: int = 0
+    mixes: int = 1
+
+    @property
+    def copies(self) -> int:
+        """Of the fused weights of every mix that the stages bring."""
+        return self.mixes * self.changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Plan:
         """Bytes of weights and adapters on the device in one act, by what they are."""
         held = {name: self.sizes.components[name] for name in sorted(act.present)}
         held[BESIDE] = self.sizes.adapters + (self.sizes.own if self.mode == "original" else 0)
-        held[COPY] = self.sizes.changed if self.mode == "resident" else 0
+        held[COPY] = self.sizes.copies if self.mode == "resident" else 0
         return {name: size for name, size in held.items() if size}
 
     @property
@@ -80,13 +87,13 @@ class Plan:
         the weights that adapters change, pristine and fused.
         """
         held = {} if self.order == "together" else dict(self.sizes.components)
-        held[COPY] = 2 * self.sizes.changed if self.mode == "snapshot" else 0
+        held[COPY] = self.sizes.changed + self.sizes.copies if self.mode == "snapshot" else 0
         return {name: size for name, size in held.items() if size}
 
     @property
     def peak(self) -> int:
         """The most bytes of weights and adapters that are on the device at once."""
-        return max(sum(self.on_device(act).values()) for act in self.acts)
+        return max((sum(self.on_device(act).values()) for act in self.acts), default=0)
 
     @property
     def host(self) -> int:
@@ -100,14 +107,14 @@ class Plan:
         for act in self.acts:
             coming += sum(self.sizes.components[name] for name in act.present - before)
             before = act.present
-        return coming + (2 * self.sizes.changed if self.mode == "snapshot" else 0)
+        return coming + (self.sizes.changed + self.sizes.copies if self.mode == "snapshot" else 0)
 
     @property
     def residency(self) -> Residency:
         """What fused weights are given, for what the stages wear."""
         if self.mode == "original":
             return ORIGINAL
-        return {"snapshot": snapshot, "resident": resident}[self.mode](self.sizes.changed)
+        return {"snapshot": snapshot, "resident": resident}[self.mode](self.sizes.copies)
 
     def __str__(self) -> str:
         return f"{self.mode}, components {self.order}"

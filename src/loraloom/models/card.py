@@ -157,8 +157,8 @@ class Card:
                     f"e.g. {near}"
                 )
         self._check_frames(canvas.frames)
-        if not 1 <= canvas.rate <= 60:
-            raise InvalidRequestError(f"the frame rate is {canvas.rate}, want 1 to 60 a second")
+        if not isinstance(canvas.rate, int | float) or not 1 <= canvas.rate <= 60:
+            raise InvalidRequestError(f"the frame rate is {canvas.rate!r}, want 1 to 60 a second")
 
     def _check_frames(self, frames: int) -> None:
         step = self.grid.frames
@@ -250,12 +250,23 @@ class Card:
         """Whether the transformer has the blocks that stages skip the attention of.
 
         Raises:
-            InvalidStageError: it has fewer; the pass would be as the main one.
+            InvalidStageError: it has not, or cannot skip any; the pass would be as the main one.
         """
         count = self.config.get("num_layers", 0)
         for stage in stages:
+            if "perturbed" not in stage.guidance.passes:
+                continue
+            if not self.config.get("perturbed_attn"):
+                raise InvalidStageError(
+                    f"stage {stage.name!r} is to skip attention (stg), which model {self.name!r} "
+                    "cannot"
+                )
+            if not stage.guidance.blocks:
+                raise InvalidStageError(
+                    f"stage {stage.name!r} is to skip attention (stg) and names no block"
+                )
             for block in stage.guidance.blocks:
-                if stage.guidance.passes & {"perturbed"} and not 0 <= block < count:
+                if not 0 <= block < count:
                     raise InvalidStageError(
                         f"stage {stage.name!r} skips attention in block {block}, model "
                         f"{self.name!r} has blocks 0 to {count - 1}"

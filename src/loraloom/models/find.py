@@ -251,9 +251,12 @@ def _marks(part: str) -> tuple[str, ...]:
 
 def _recommended(path: Path, model: str) -> Defaults:
     try:
-        return record(Defaults, read_json(path, model), path.name)
+        said = record(Defaults, read_json(path, model), path.name)
     except RecordError as error:
         raise ModelError(f"model {model!r}: {error}, in {path.parent}") from error
+    if not said.pipelines:
+        raise ModelError(f"model {model!r}: {path.name} has no pipelines, in {path.parent}")
+    return said
 
 
 def _configs(root: Path, model: str) -> Configs:

@@ -41,8 +41,16 @@ def load(card: Card, *, dtype: str, device: str) -> Any:
     """The model's diffusers pipeline on ``device``, for inference.
 
     Raises:
-        ModelError: the type is unknown, or a component's files are broken.
+        ModelError: the type or the device is unknown, or a component's files are broken.
     """
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        said = first_line(error)
+        raise ModelError(
+            f"device is {device!r}, want cpu or cuda as far as there is one: {said}"
+        ) from error
     kind = getattr(diffusers, card.family.pipelines[0])
     with _no_bars(), _reading(f"model {card.name!r} cannot be loaded from {card.root}"):
         if (card.root / "model_index.json").is_file():
@@ -54,7 +62,7 @@ def load(card: Card, *, dtype: str, device: str) -> Any:
         if isinstance(module, torch.nn.Module):
             _check_complete(card, part, module)
             module.requires_grad_(requires_grad=False).eval()
-    return pipe.to(device)
+    return pipe.to(where)
 
 
 def load_upsampler(card: Card, pipe: Any) -> Any:

@@ -63,8 +63,8 @@ def uses(card: Card, stages: Stages) -> tuple[tuple[str, ...], ...]:
     for stage in stages:
         if stage.size != before.size:
             acts.append((UPSAMPLER,) if card.upsampler is not None else ("vae",))
-        if stage.sigmas is not None:
-            acts += [(part,) for part in ("connectors", "vae") if part in parts]
+        if stage.sigmas is not None and "connectors" in parts:
+            acts.append(("connectors", "vae"))  # small both, and the second for images alone
         acts.append((stage.component or card.family.wears[0],))
         before = stage
     acts.append(("vae",))
@@ -86,6 +86,11 @@ def working(card: Card, canvas: Canvas, dtype: str) -> int:
     tokens = frames * (canvas.width // card.grid.pixels) * (canvas.height // card.grid.pixels)
     pixels = canvas.frames * canvas.width * canvas.height
     return width * max(24 * tokens * int(heads) * int(size), 44 * pixels)
+
+
+def mixes(stages: Stages) -> int:
+    """How many different mixes ``stages`` bring."""
+    return len({stage.wears for stage in stages if any(lora.strength for lora in stage.wears)})
 
 
 def _factors(reading: Reading, names: NameTable) -> int:

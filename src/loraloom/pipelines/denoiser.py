@@ -58,13 +58,11 @@ class Scene:
         streams: by modality.
         text: by pass, what the text encoder and connectors made of the prompts.
         shape: latent frames, height and width of the video.
-        rate: frames per second, as the positions are counted.
     """
 
     streams: Mapping[Modality, Stream]
     text: Mapping[Pass, Any]
     shape: tuple[int, int, int]
-    rate: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

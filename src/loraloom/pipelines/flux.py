@@ -76,7 +76,7 @@ class Flux:
         if before:
             tokens = tokens + pack(self._normalised(before["video"][:, :, 0])) * (1 - start)
         coords = places(height // PATCH, width // PATCH).to(tokens)
-        return Scene({"video": Stream(tokens, coords)}, call.text, (1, height, width), canvas.rate)
+        return Scene({"video": Stream(tokens, coords)}, call.text, (1, height, width))
 
     def size(self, canvas: Canvas) -> tuple[int, int]:
         pixel = self.pipe.vae_scale_factor

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from loraloom.core.stage import Modality
+    from loraloom.core.stage import Modality, Solver
 
 Streams: TypeAlias = "Mapping[Modality, Tensor]"
 """Latents [B, S, C] in float32 by modality."""
@@ -206,7 +206,7 @@ class Stepper:
         return following
 
 
-SAMPLERS: Mapping[str, Callable[..., Sampler]]
+SAMPLERS: Mapping[Solver, type[Euler] | type[Res2s] | type[Stepper]]
 SAMPLERS = {"euler": Euler, "res2s": Res2s, "scheduler": Stepper}
 
 

@@ -69,6 +69,8 @@ class Sound:
             return self
         resampler = av.AudioResampler(format="fltp", rate=rate)
         frames = [*resampler.resample(self.frame()), *resampler.resample(None)]
+        if not frames:  # fewer samples than the resampler looks at
+            return Sound(self.samples[:, :1], rate)
         return Sound(np.concatenate([frame.to_ndarray() for frame in frames], axis=1), rate)
 
     def frame(self) -> av.AudioFrame:

@@ -73,7 +73,7 @@ class Wan:
             tokens = tokens + pack((before["video"] - mean) / deviation) * (1 - start)
         # where tokens lie follows from the shape alone
         nowhere = tokens.new_empty(len(tokens), 0)
-        return Scene({"video": Stream(tokens, nowhere)}, call.text, shape, canvas.rate)
+        return Scene({"video": Stream(tokens, nowhere)}, call.text, shape)
 
     def size(self, canvas: Canvas) -> tuple[int, int]:
         _, height, width = self._shape(canvas)

@@ -87,7 +87,7 @@ class Ltx2:
         streams: dict[Modality, Stream] = {"video": stream(shown, drawn, start)}
         if call.audio:
             streams["audio"] = self._sound(call, canvas, before, start)
-        return Scene(streams, text, self.space.shape(canvas), rate(canvas))
+        return Scene(streams, text, self.space.shape(canvas))
 
     def size(self, canvas: Canvas) -> tuple[int, int]:
         _, height, width = self.space.shape(canvas)
