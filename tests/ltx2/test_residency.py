@@ -133,6 +133,21 @@ def test_where_copies_are_kept_the_stages_own_is_fused_and_the_users_adds_up(
     assert seen == {"base": {True}, "refine": {False}}
 
 
+@pytest.mark.parametrize("mode", ["snapshot", "resident"])
+def test_copies_are_used_under_the_policy_auto_too(mode: Mode, folder: Path, plain: Loom) -> None:
+    loom = load(folder, mode)
+    before = weights(loom)
+    for _ in range(2):
+        for batch in TRAFFIC[:4]:
+            got, want = loom.streams(batch, policy="auto"), plain.streams(batch)
+            for mine, theirs in zip(got, want, strict=True):
+                assert_near(mine, theirs)
+    (result,) = loom.images([replace(TWO, canvas=Canvas(64, 64))], policy="auto")
+    assert [worn.manner.mode for worn in result.worn] == ["fused"]
+    loom.bare()
+    assert_same_bits(loom, before)
+
+
 def test_shared_weights_never_change_under_a_request(plain: Loom) -> None:
     before = weights(plain)
     plain.streams(

@@ -217,11 +217,13 @@ class Loom:
         return [made[id(job)] for job in jobs]
 
     def _outfit(self, batch: Sequence[Job], policy: Policy) -> Outfit:
+        """How a batch is worn; where copies are kept, what its stages bring is one of them."""
         if policy == "auto":
-            return self.auto.outfit(opened(batch), Run.of(batch, self.card.grid))
-        outfit = Outfit({key: Manner(policy) for job in batch for key in job.keys})
+            outfit = self.auto.outfit(opened(batch), Run.of(batch, self.card.grid))
+        else:
+            outfit = Outfit({key: Manner(policy) for job in batch for key in job.keys})
         copies = self.models[0].weights.copies.budget
-        return kept(batch, outfit) if policy == "live" and copies else outfit
+        return kept(batch, outfit) if copies and policy != "fused" else outfit
 
     def _run(self, dresser: Dresser, policy: Policy) -> list[Made]:
         """What becomes of jobs that run together; what they wear changes between steps."""
