@@ -143,6 +143,20 @@ class Denoiser(Protocol):
         """What one ``[channels, length, bins]`` latent sounds like."""
 
 
+def weighted(pipe: Any) -> dict[str, nn.Module]:
+    """The components of a pipeline of diffusers that have weights, by name."""
+    parts = pipe.components.items()
+    return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+
+def prompts(requests: Sequence[Request], passes: frozenset[Pass]) -> dict[Pass, list[str]]:
+    """The texts of the passes that have one of their own."""
+    asked: dict[Pass, list[str]] = {"prompt": [each.prompt for each in requests]}
+    if "negative" in passes:
+        asked["negative"] = [each.negative_prompt or "" for each in requests]
+    return asked
+
+
 def noise(draws: Sequence[Generator], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """Standard normal numbers, float32, for every row from its own generator.
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from loraloom.pipelines.denoiser import Scene, Stream, noise
+from loraloom.pipelines.denoiser import Scene, Stream, noise, prompts, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +47,7 @@ class Flux:
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
-        parts = self.pipe.components.items()
-        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+        return weighted(self.pipe)
 
     def ready(self, stages: Stages) -> None:
         """Every stage takes the components that are there."""
@@ -56,14 +55,11 @@ class Flux:
     @torch.no_grad()
     def encode(self, requests: Sequence[Request], passes: frozenset[Pass]) -> Mapping[Pass, Any]:
         """States of T5 ``[rows, tokens, width]``, and what CLIP makes of the whole prompt."""
-        asked: dict[Pass, list[str]] = {"prompt": [each.prompt for each in requests]}
-        if "negative" in passes:
-            asked["negative"] = [each.negative_prompt or "" for each in requests]
         words = WORDS if self._told else FEWER_WORDS
         longest = min(words, self.pipe.tokenizer_2.model_max_length)
         return {
             name: self.pipe.encode_prompt(texts, max_sequence_length=longest)[:2]
-            for name, texts in asked.items()
+            for name, texts in prompts(requests, passes).items()
         }
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from loraloom.pipelines.denoiser import Scene, Stream, noise, pack, unpack
+from loraloom.pipelines.denoiser import Scene, Stream, noise, pack, prompts, unpack, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,8 +42,7 @@ class Wan:
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
-        parts = self.pipe.components.items()
-        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+        return weighted(self.pipe)
 
     def ready(self, stages: Stages) -> None:
         """Every stage takes the components that are there."""
@@ -51,14 +50,11 @@ class Wan:
     @torch.no_grad()
     def encode(self, requests: Sequence[Request], passes: frozenset[Pass]) -> Mapping[Pass, Any]:
         """``[rows, WORDS, width]``, zeros behind the words."""
-        asked: dict[Pass, list[str]] = {"prompt": [each.prompt for each in requests]}
-        if "negative" in passes:
-            asked["negative"] = [each.negative_prompt or "" for each in requests]
         return {
             name: self.pipe.encode_prompt(
                 texts, do_classifier_free_guidance=False, max_sequence_length=WORDS
             )[0]
-            for name, texts in asked.items()
+            for name, texts in prompts(requests, passes).items()
         }
 
     @torch.no_grad()

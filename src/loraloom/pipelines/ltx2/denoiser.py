@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from loraloom.models.load import load_upsampler
-from loraloom.pipelines.denoiser import Scene, Stream, noise, unpack
+from loraloom.pipelines.denoiser import Scene, Stream, noise, prompts, unpack, weighted
 
 from . import sound
 from .passes import predict
@@ -55,10 +55,8 @@ class Ltx2:
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
-        parts = self.pipe.components.items()
-        found = {name: part for name, part in parts if isinstance(part, nn.Module)}
         upsampler = {"latent_upsampler": self.upsampler()} if self.card.upsampler else {}
-        return found | upsampler
+        return weighted(self.pipe) | upsampler
 
     def ready(self, stages: Stages) -> None:
         if stages[0].size != 1:
@@ -67,15 +65,12 @@ class Ltx2:
     @torch.no_grad()
     def encode(self, requests: Sequence[Request], passes: frozenset[Pass]) -> Mapping[Pass, Any]:
         """Hidden states of every layer of the text encoder, and which tokens are words."""
-        asked: dict[Pass, list[str]] = {"prompt": [each.prompt for each in requests]}
-        if "negative" in passes:
-            asked["negative"] = [each.negative_prompt or "" for each in requests]
         longest = min(1024, self.pipe.tokenizer.model_max_length)
         return {
             name: self.pipe.encode_prompt(
                 texts, do_classifier_free_guidance=False, max_sequence_length=longest
             )[:2]
-            for name, texts in asked.items()
+            for name, texts in prompts(requests, passes).items()
         }
 
     @torch.no_grad()
