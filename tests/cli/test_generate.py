@@ -233,3 +233,17 @@ def test_an_image_stands_at_its_frame_with_its_strength(tmp_path: Path) -> None:
         (image,) = media.read_provenance(path).asked.images
         assert (image.frame, image.strength) == place
         assert image.digest == media.digest_of_image(media.load_image(red))
+
+
+@pytest.mark.usefixtures("once")
+def test_what_a_stage_brings_is_taken_off_at_0_and_stays_off(tmp_path: Path) -> None:
+    off, again, on = (tmp_path / f"{name}.png" for name in ("off", "again", "on"))
+    two = ("--pipeline", "two-stage", *SMALL)
+    said = made(STAR, "-o", off, "--lora", "distilled:0", *two).stdout
+    assert "has distilled@" in said
+    assert "taken off" in said
+    assert "wears" not in said
+    made("--like", off, "-o", again)
+    assert off.read_bytes() == again.read_bytes()
+    made(STAR, "-o", on, *two)
+    assert off.read_bytes() != on.read_bytes()

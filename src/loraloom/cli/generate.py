@@ -242,6 +242,9 @@ def _save(path: Path, result: Result, card: Card) -> None:
 def _tell(path: Path, result: Result) -> None:
     typer.echo(f"{path}  seed {result.request.seed}")
     for worn in result.worn:
+        if not worn.strength:
+            typer.echo(f"  has {worn}")
+            continue
         said = worn.manner if result.policy == "auto" else worn.manner.mode
         typer.echo(f"  wears {worn} ({said})")
     if not result.worn:
