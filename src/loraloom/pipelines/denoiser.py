@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from loraloom.core.request import Canvas, Request
     from loraloom.core.stage import Pass, Stage, Stages
+    from loraloom.models.card import Card
 
     from .samplers import Streams
     from .sound import Sound
@@ -147,6 +148,28 @@ def weighted(pipe: Any) -> dict[str, nn.Module]:
     """The components of a pipeline of diffusers that have weights, by name."""
     parts = pipe.components.items()
     return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+
+class Piped:
+    """What the denoisers have in common whose stages take the components of a pipeline alone.
+
+    Args:
+        pipe: of diffusers.
+    """
+
+    def __init__(self, _card: Card, pipe: Any) -> None:
+        self.pipe = pipe
+
+    @property
+    def scheduler(self) -> Any:
+        return self.pipe.scheduler
+
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        return weighted(self.pipe)
+
+    def ready(self, stages: Stages) -> None:
+        """Every stage takes the components that are there."""
 
 
 def prompts(requests: Sequence[Request], passes: frozenset[Pass]) -> dict[Pass, list[str]]:

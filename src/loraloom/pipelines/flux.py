@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-from loraloom.pipelines.denoiser import Scene, Stream, noise, prompts, weighted
+from loraloom.pipelines.denoiser import Piped, Scene, Stream, noise, prompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loraloom.core.request import Canvas, Request
-    from loraloom.core.stage import Pass, Stage, Stages
-    from loraloom.models.card import Card
+    from loraloom.core.stage import Pass, Stage
     from loraloom.pipelines.denoiser import Call, Latents, Moment
     from loraloom.pipelines.samplers import Streams
     from loraloom.pipelines.sound import Sound
@@ -31,26 +29,11 @@ WORDS, FEWER_WORDS = 512, 256
 (black-forest-labs/flux, ``load_t5``)."""
 
 
-class Flux:
+class Flux(Piped):
     """See :class:`~loraloom.pipelines.denoiser.Denoiser`. A picture is a video of one frame.
 
-    Args:
-        pipe: diffusers' ``FluxPipeline``, whose components these are.
+    The components are those of diffusers' ``FluxPipeline``.
     """
-
-    def __init__(self, _card: Card, pipe: Any) -> None:
-        self.pipe = pipe
-
-    @property
-    def scheduler(self) -> Any:
-        return self.pipe.scheduler
-
-    @property
-    def components(self) -> Mapping[str, nn.Module]:
-        return weighted(self.pipe)
-
-    def ready(self, stages: Stages) -> None:
-        """Every stage takes the components that are there."""
 
     @torch.no_grad()
     def encode(self, requests: Sequence[Request], passes: frozenset[Pass]) -> Mapping[Pass, Any]:

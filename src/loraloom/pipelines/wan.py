@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from loraloom.pipelines.denoiser import Scene, Stream, noise, pack, prompts, unpack, weighted
+from loraloom.pipelines.denoiser import Piped, Scene, Stream, noise, pack, prompts, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loraloom.core.request import Canvas, Request
-    from loraloom.core.stage import Pass, Stage, Stages
-    from loraloom.models.card import Card
+    from loraloom.core.stage import Pass, Stage
     from loraloom.pipelines.denoiser import Call, Latents, Moment
     from loraloom.pipelines.samplers import Streams
     from loraloom.pipelines.sound import Sound
@@ -26,26 +24,11 @@ WORDS = 512
 """Tokens of every prompt, filled up: as many as the model was trained with."""
 
 
-class Wan:
+class Wan(Piped):
     """See :class:`~loraloom.pipelines.denoiser.Denoiser`.
 
-    Args:
-        pipe: diffusers' ``WanPipeline``, whose components these are.
+    The components are those of diffusers' ``WanPipeline``.
     """
-
-    def __init__(self, _card: Card, pipe: Any) -> None:
-        self.pipe = pipe
-
-    @property
-    def scheduler(self) -> Any:
-        return self.pipe.scheduler
-
-    @property
-    def components(self) -> Mapping[str, nn.Module]:
-        return weighted(self.pipe)
-
-    def ready(self, stages: Stages) -> None:
-        """Every stage takes the components that are there."""
 
     @torch.no_grad()
     def encode(self, requests: Sequence[Request], passes: frozenset[Pass]) -> Mapping[Pass, Any]:
