@@ -18,12 +18,24 @@ FLOORS = [
     {"models"},
     {"pipelines"},
     {"engine"},
+    {"settings"},
+    {"client", "serve"},
     {"checks"},
     {"cli"},
 ]
 """Bottom to top; a folder imports only folders of lower floors."""
 
-RECORDS = {"Request": 10, "Asked": 8, "Card": 9, "Worn": 9, "Stage": 9}
+RECORDS = {
+    "Request": 11,
+    "Lora": 8,
+    "Asked": 9,
+    "Card": 9,
+    "Worn": 10,
+    "Stage": 9,
+    "Ticket": 9,
+    "Settings": 34,
+    "Facts": 11,
+}
 """Frozen values that are filled in by name, most of whose attributes are left out: how many."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+_LONGEST, _MOST = 512, 300
+"""Characters of a name and names that are compared letter by letter."""
+
+_WORD = re.compile(r"[a-z]+|\d+")
 
 
 class LoraloomError(Exception):
@@ -90,9 +96,85 @@ class MediaError(LoraloomError):
     """A picture or video file that cannot be read or written."""
 
 
+class SettingsError(LoraloomError):
+    """A setting that cannot be: of another type, out of its range, unknown."""
+
+
+class SourceError(LoraloomError):
+    """An adapter's source that may not be fetched or cannot be: not allowed, absent, too large."""
+
+
+class SourceUnavailableError(SourceError):
+    """A hub that does not answer, or that has no such thing for us."""
+
+
+class SourceTooLargeError(SourceError):
+    """An adapter of more bytes than one may have."""
+
+
+class StorageFullError(SourceError):
+    """The disk has no room for an adapter."""
+
+
+class AdapterChangedError(AdapterFileError):
+    """The file of a published adapter is gone, or holds other bytes than were published."""
+
+
+class QueueFullError(LoraloomError):
+    """More is waiting than may wait; ``retry_after`` is a guess in seconds."""
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{waiting} jobs are waiting, which is all that may; try again later")
+
+
+class NotReadyError(LoraloomError):
+    """The engine takes nothing yet, or nothing any more."""
+
+
+class UnknownTicketError(LoraloomError):
+    """A job that there is not, or not any more, or not for this caller."""
+
+
+class ResultGoneError(LoraloomError):
+    """The result of a job has expired."""
+
+
+class ApiError(LoraloomError):
+    """A server refused a call of :class:`loraloom.Client`, or could not be reached.
+
+    ``status`` is that of HTTP, 0 where there was no answer; ``code`` and ``param`` are the
+    server's words for what is wrong, and for the field that is.
+    """
+
+    def __init__(self, status: int, code: str, message: str, param: str | None) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        super().__init__(f"{message} ({code}, {status})" if status else message)
+
+
 def closest(name: str, known: Iterable[str]) -> Sequence[str]:
-    """At most three of ``known`` that look like ``name``, the nearest first."""
-    return get_close_matches(name, list(known), n=3, cutoff=0.5)
+    """At most three of ``known`` that look like ``name``, the nearest first.
+
+    Comparing takes time with the product of the lengths: a name much longer than any is near to
+    none, and of many only those that begin alike or share a word are compared.
+    """
+    if len(name) > _LONGEST:
+        return []
+    names = [each for each in known if len(each) <= _LONGEST]
+    if len(names) > _MOST:
+        words = set(_WORD.findall(name.lower()))
+        names.sort(key=lambda each: _apart(name, words, each))
+    return get_close_matches(name, names[:_MOST], n=3, cutoff=0.5)
+
+
+def _apart(name: str, words: set[str], other: str) -> tuple[int, int]:
+    """Small for what shares much with ``name``, at the cost of reading both once."""
+    shared = len(words.intersection(_WORD.findall(other.lower())))
+    begin = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), 1000)
+    return -2 * shared - begin, abs(len(name) - len(other))
 
 
 def hint(close: Sequence[str], known: Iterable[str]) -> str:

@@ -65,3 +65,24 @@ def test_segments_cover_the_rows_and_neighbours_differ(mixes: list[Mix]) -> None
 def test_the_batch_that_once_broke_others_has_two_segments() -> None:
     one, other = Mix.of([Part(A, 1.0)]), Mix.of([Part(B, 1.0)])
     assert Applied.rows([one, one, other]).live == (Segment(0, 2, one), Segment(2, 3, other))
+
+
+def test_a_component_wears_what_is_for_it_or_for_all() -> None:
+    both, first, second = Part(A, 1.0), Part(B, 1.0, (), "one"), Part(C, 1.0, (), "two")
+    mix = Mix.of([both, first, second])
+    assert mix.on("one") == Mix.of([both, first])
+    assert mix.on("two") == Mix.of([both, second])
+    assert mix.on("three") == Mix.of([both])
+    plain = Mix.of([both])
+    assert plain.on("one") is plain
+
+
+def test_a_state_on_a_component_is_canonical_again() -> None:
+    first, second = Mix.of([Part(A, 1.0, (), "one")]), Mix.of([Part(B, 1.0, (), "two")])
+    rows = Applied.rows([first, second, second], fused=second)
+    assert rows.on("one") == Applied.rows([first, NOTHING, NOTHING])
+    assert rows.on("two") == Applied.rows([NOTHING, second, second], fused=second)
+    assert rows.on("three") == Applied()
+    same = Applied.rows([Mix.of([Part(A, 1.0)])])
+    assert same.on("one") is same
+    assert Applied(second).on("two") == Applied(second)

@@ -193,3 +193,49 @@ def test_strengths_that_never_come_again_are_not_kept() -> None:
         assert len(model.wardrobe._lives) <= LIVES
     assert model.applied == state
     assert set(model.wardrobe.kept) == {BY_NAME["one"]}
+
+
+def test_what_is_brought_ahead_never_takes_away_what_is_worn() -> None:
+    draw = random.Random(2)
+    model = LoraModel("transformer", tiny(torch.bfloat16), MANY, budget=14_000)
+    keys, brought = list(MANY), 0
+    model.prefetch(keys[:1])
+    assert not model.wardrobe.keys  # nothing was computed yet, so where is not known
+    for _ in range(500):
+        worn = draw.sample(keys, 2)
+        try:
+            model.become(Applied.rows([Mix.of(Part(key, 1.0) for key in worn)]))
+        except BudgetError:
+            continue
+        live = model.cell.live
+        for key in draw.sample(keys, 4):
+            model.prefetch([key])
+            brought += key in model.wardrobe.keys
+            assert model.wardrobe.keys.issuperset(worn)
+            assert model.wardrobe.kept.nbytes <= 14_000
+        assert model.wardrobe.ready(live.segments, model.probe.where()) is live
+    assert brought > 500
+
+
+def test_what_was_brought_ahead_is_not_fetched_when_it_is_worn() -> None:
+    counted = Scales(MANY)
+    model = LoraModel("transformer", tiny(torch.bfloat16), counted, budget=1 << 20)
+    first, second = list(MANY)[:2]
+    model.become(Applied.rows([Mix.of([Part(first, 1.0)])]))
+    model.prefetch([second])
+    asked = counted.asked
+    model.become(Applied.rows([Mix.of([Part(second, 1.0)])]))
+    assert counted.asked == asked
+
+
+def test_what_is_brought_ahead_again_and_again_comes_once() -> None:
+    """With room for a part of it, one does not go for the other between two steps."""
+    model = LoraModel("transformer", tiny(torch.bfloat16), MANY, budget=14_000)
+    first, *others = MANY
+    model.become(Applied.rows([Mix.of([Part(first, 1.0)])]))
+    model.prefetch(others)
+    there, dropped = model.wardrobe.keys, model.wardrobe.kept.dropped
+    assert {first} < there < set(MANY), "the budget is for some of them"
+    for _ in range(3):
+        model.prefetch(others)
+    assert (model.wardrobe.keys, model.wardrobe.kept.dropped) == (there, dropped)

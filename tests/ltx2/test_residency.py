@@ -12,6 +12,7 @@ import torch
 
 from loraloom import Canvas, Loom, Lora, Request
 from loraloom.core.stage import Guidance, Guides, Sigmas, Stage
+from loraloom.engine.means import Means
 from loraloom.memory.residency import Residency, resident, snapshot
 from loraloom.memory.staging import FASTEST, Mode, Order, Sizes, plan
 from loraloom.models.ltx2.family import REFINE
@@ -115,7 +116,7 @@ def test_every_plan_gives_the_latents_of_every_other(
 def test_where_copies_are_kept_the_stages_own_is_fused_and_the_users_adds_up(
     residency: Residency, folder: Path
 ) -> None:
-    loom = with_styles(Loom.load(str(folder), residency=residency), folder)
+    loom = with_styles(Loom.load(str(folder), means=Means(residency)), folder)
     pristine = weights(loom)
     seen: dict[str, set[bool]] = {"base": set(), "refine": set()}
 

@@ -135,6 +135,51 @@ def test_a_picture_keeps_its_pixels_and_how_it_was_made(tmp_path: Path, suffix: 
     assert media.load_image(path).tobytes() == picture().tobytes()
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+@pytest.mark.parametrize("quality", [0, 60, 100])
+def test_a_lossy_picture_is_near_and_says_how_it_was_made(
+    tmp_path: Path, suffix: str, quality: int
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    media.save_image(picture(), path, MADE, quality)
+    assert media.read_provenance(path) == MADE
+    shown = np.asarray(media.load_image(path)).astype(int)
+    apart = np.abs(shown - np.asarray(picture()).astype(int))
+    assert apart.max() > 0
+    assert apart.mean() <= {0: 40, 60: 6, 100: 4}[quality]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_more_quality_takes_more_bytes_and_is_nearer(tmp_path: Path, suffix: str) -> None:
+    image = Image.effect_noise((64, 64), 60).convert("RGB")
+    sizes, losses = [], []
+    for quality in (10, 50, 90):
+        path = tmp_path / f"{quality}{suffix}"
+        media.save_image(image, path, MADE, quality)
+        sizes.append(path.stat().st_size)
+        shown = np.asarray(media.load_image(path)).astype(int)
+        losses.append(np.abs(shown - np.asarray(image).astype(int)).mean())
+    assert sizes == sorted(set(sizes))
+    assert losses == sorted(set(losses), reverse=True)
+
+
+def test_a_jpeg_without_quality_is_almost_the_picture(tmp_path: Path) -> None:
+    media.save_image(picture(), tmp_path / "a.jpg", MADE)
+    shown = np.asarray(media.load_image(tmp_path / "a.jpg")).astype(int)
+    assert np.abs(shown - np.asarray(picture()).astype(int)).mean() <= 1
+
+
+@pytest.mark.parametrize("length", [60_000, 66_000, 200_000])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png"])
+def test_how_a_picture_was_made_may_be_of_any_length(
+    tmp_path: Path, length: int, suffix: str
+) -> None:
+    """One comment or EXIF block of a JPEG holds 64 KiB."""
+    made = replace(MADE, asked=replace(MADE.asked, prompt="☃" * (length // 6) + "end"))
+    media.save_image(picture(), tmp_path / f"a{suffix}", made)
+    assert media.read_provenance(tmp_path / f"a{suffix}") == made
+
+
 def test_a_png_says_to_people_how_it_was_made(tmp_path: Path) -> None:
     media.save_image(picture(), tmp_path / "a.png", MADE)
     with Image.open(tmp_path / "a.png") as image:
@@ -147,7 +192,7 @@ def test_a_png_says_to_people_how_it_was_made(tmp_path: Path) -> None:
     assert "at -0.75, -1.5 by stage on 12 sites" in text
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".mp4"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".mp4"])
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for path in paths:
@@ -253,10 +298,10 @@ def test_a_defect_of_ours_leaves_no_file_either(
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("a.gif", "picture", "ends in '.gif', want one of .png, .webp, .mp4"),
+        ("a.gif", "picture", "ends in '.gif', want one of .png, .webp, .jpg, .jpeg, .mp4"),
         ("a", "picture", "ends in '', want"),
         ("a.png", "video", "cannot hold a video, want .mp4"),
-        ("a.mp4", "picture", "cannot hold a picture, want .png or .webp"),
+        ("a.mp4", "picture", "cannot hold a picture, want .png or .webp or .jpg"),
         ("none/a.png", "picture", "none is not a folder"),
         ("file/a.png", "picture", "file is not a folder"),
         ("folder.png", "picture", "it is a folder"),

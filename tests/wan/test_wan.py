@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from loraloom import Canvas, Condition, Loom, Request
+from loraloom import Canvas, Condition, Loom, Lora, Request, Sampling
 from loraloom.cli.app import app
 from loraloom.core.stage import Guidance, Guides, Sigmas
 from loraloom.errors import (
@@ -32,6 +32,9 @@ from . import tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from loraloom import Result
+    from loraloom.core.request import Policy
 
 CANVAS = Canvas(32, 32, 5, 16.0)
 ORIGINALS = [
@@ -99,6 +102,39 @@ def test_a_file_that_names_the_main_expert_goes_where_it_is_added_for(
 def test_a_file_that_names_both_experts_is_for_both(folder: Path, ours: Loom) -> None:
     pair = ours.adapters.add("pair", folder / "both.safetensors")
     assert set(pair.updates) == {"transformer", "transformer_2"}
+
+
+@pytest.mark.parametrize("policy", ["live", "fused", "auto"])
+def test_one_expert_wears_its_part_of_an_adapter_for_both(
+    policy: Policy, folder: Path, ours: Loom
+) -> None:
+    ours.adapters.add("pair", folder / "both.safetensors")
+    low = ours.adapters.add("low", folder / "low.safetensors", component="transformer_2")
+    asked = Request("a star", canvas=CANVAS, sampling=Sampling(steps=4))
+
+    def made(lora: Lora) -> Result:
+        return ours.videos([replace(asked, loras=(lora,))], policy=policy)[0]
+
+    part, whole, own = (
+        made(Lora("pair", target="transformer_2")),
+        made(Lora("pair")),
+        made(Lora("low")),
+    )
+    assert part.frames[0].tobytes() == own.frames[0].tobytes()
+    assert part.frames[0].tobytes() != whole.frames[0].tobytes()
+    assert part.worn[0].target == "transformer_2"
+    assert part.worn[0].sites == len(low.sites("transformer_2"))
+
+
+def test_what_cannot_be_worn_where_it_is_asked_for_is_refused(folder: Path, ours: Loom) -> None:
+    ours.adapters.add("high", folder / "high.safetensors")
+    asked = Request("a star", canvas=CANVAS, sampling=Sampling(steps=4))
+    with pytest.raises(
+        AdapterMismatchError, match=r"'unet', model .* has transformer, transformer_2"
+    ):
+        ours.videos([replace(asked, loras=(Lora("high", target="unet"),))])
+    with pytest.raises(AdapterMismatchError, match="nothing for component 'transformer_2'"):
+        ours.videos([replace(asked, loras=(Lora("high", target="transformer_2"),))])
 
 
 def test_a_file_that_names_both_experts_is_refused_for_one(folder: Path, ours: Loom) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .mix import Scope
+from .mix import Component, Scope
 from .schedule import ALWAYS, Curve
 
 Mode: TypeAlias = Literal["live", "fused"]
@@ -37,6 +37,8 @@ class Lora:
         curve: a factor of the strength over denoising progress.
         scopes: factors of the strength by patterns of sites.
         stages: factors of the strength by stage, one for each; none at all is 1 in all of them.
+        target: the one component that wears it; ``None`` is all that it has updates for.
+        version: how the digest of the version to wear begins; ``None`` is the current one.
         manner: how it is worn under the policy ``auto``; ``None`` leaves that open. The policies
             ``live`` and ``fused`` hold for every adapter.
     """
@@ -47,3 +49,5 @@ class Lora:
     scopes: tuple[Scope, ...] = ()
     manner: Manner | None = None
     stages: tuple[float, ...] = ()
+    target: Component | None = None
+    version: str | None = None

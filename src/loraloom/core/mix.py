@@ -48,12 +48,14 @@ class Part:
     """One adapter of a mix and its strength.
 
     ``scopes`` change the strength by site: of those that match, the last counts; where none
-    matches, the strength is as it is.
+    matches, the strength is as it is. ``target`` is the one component that wears it; ``None`` is
+    every one that the adapter has updates for.
     """
 
     key: AdapterKey
     strength: float
     scopes: tuple[Scope, ...] = ()
+    target: Component | None = None
 
     def at(self, site: Site) -> float:
         """The strength at one site."""
@@ -100,6 +102,12 @@ class Mix:
         """How strongly ``key`` acts at ``site``; 0 if it is no part of the mix."""
         return next((part.at(site) for part in self.parts if part.key == key), 0.0)
 
+    def on(self, component: Component) -> Mix:
+        """The parts of this mix that ``component`` wears; the mix itself where those are all."""
+        if all(part.target in {None, component} for part in self.parts):
+            return self
+        return Mix(tuple(part for part in self.parts if part.target in {None, component}))
+
     def only(self, keys: Iterable[AdapterKey]) -> Mix:
         """The parts of this mix whose adapter is among ``keys``."""
         wanted = frozenset(keys)
@@ -136,6 +144,17 @@ class Applied:
         assert all(segment.start < segment.stop for segment in self.live)
         assert all(a.mix != b.mix for a, b in pairwise(self.live))
 
+    def on(self, component: Component) -> Applied:
+        """What of this ``component`` wears; the value itself where that is all."""
+        mixes = [segment.mix for segment in self.live]
+        own = [mix.on(component) for mix in mixes]
+        fused = self.fused.on(component)
+        if fused is self.fused and all(a is b for a, b in zip(own, mixes, strict=True)):
+            return self
+        lengths = [segment.stop - segment.start for segment in self.live]
+        rows = [mix for mix, length in zip(own, lengths, strict=True) for _ in range(length)]
+        return Applied.rows(rows, fused=fused) if rows else Applied(fused)
+
     @classmethod
     def rows(cls, mixes: Sequence[Mix], *, fused: Mix = NOTHING) -> Applied:
         """What a batch wears whose sample *i* wears ``mixes[i]`` beside ``fused``."""
@@ -156,7 +175,7 @@ def _checked(part: Part) -> Part:
         Scope(scope.pattern, finite(scope.factor, f"{who} at {scope.pattern!r}"))
         for scope in part.scopes
     )
-    return Part(part.key, finite(part.strength, who), scopes)
+    return Part(part.key, finite(part.strength, who), scopes, part.target)
 
 
 def finite(strength: float, who: str) -> float:

@@ -9,7 +9,7 @@ from typing import Literal, NoReturn
 
 from loraloom.errors import MediaError, RecordError
 
-from .mix import Scope
+from .mix import Component, Scope
 from .records import record
 from .request import LIVE, Canvas, Manner, Policy
 from .schedule import ALWAYS, Curve
@@ -33,6 +33,7 @@ class Worn:
     manner: Manner = LIVE
     stages: tuple[float, ...] = ()
     by: Literal["request", "stage"] = "request"
+    target: Component | None = None
 
     def __str__(self) -> str:
         if not self.strength:
@@ -40,6 +41,8 @@ class Worn:
         by_stage = ", ".join(f"{self.strength * factor:g}" for factor in self.stages)
         strength = f"{by_stage} by stage" if by_stage else f"{self.strength:g}"
         said = f"{self.name}@{self.digest[:12]} at {strength} on {self.sites} sites"
+        if self.target:
+            said += f" of {self.target}"
         if self.curve != ALWAYS:
             knots = " ".join(f"{knot.progress:g}:{knot.factor:g}" for knot in self.curve.knots)
             said += f", over progress {knots}"
@@ -71,6 +74,14 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture that another was made of: the digest of its pixels, and how much was redrawn."""
+
+    digest: str
+    redrawn: float
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """The request with everything that the model's card filled in; adapters are in ``worn``."""
 
@@ -82,6 +93,7 @@ class Asked:
     audio: bool
     images: tuple[Shown, ...] = ()
     references: tuple[Seen, ...] = ()
+    origin: Drawn | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loraloom.errors import RecordError
@@ -20,7 +21,7 @@ def record(kind: type[T], data: object, where: str) -> T:
     """
     if not isinstance(data, dict):
         raise RecordError(f"{where} is {type(data).__name__}, want an object")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # every class is hashable
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # only records are given
         needed = field.default is field.default_factory is dataclasses.MISSING
         if needed and field.name not in data:
@@ -28,6 +29,12 @@ def record(kind: type[T], data: object, where: str) -> T:
     for unknown in [name for name in data if name not in hints]:
         raise RecordError(f"{where} has an unknown field {unknown!r}")
     return kind(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in data})
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of its fields; to look at a module's names takes longer than all the rest."""
+    return get_type_hints(kind)
 
 
 def _value(hint: Any, data: object, where: str) -> object:

@@ -20,6 +20,7 @@ __all__ = [
     "Lora",
     "Manner",
     "Mode",
+    "Origin",
     "Policy",
     "Reference",
     "Request",
@@ -66,6 +67,18 @@ class Reference:
     attention: float = 1.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """A picture that another one is made of, at any size; it fills the canvas, cut at its edges.
+
+    Attributes:
+        redrawn: the noise level at which denoising begins, more than 0; at 1 nothing of it shows.
+    """
+
+    image: Image
+    redrawn: float = 0.6
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One picture or video. ``None`` stands for what the model's card recommends.
@@ -75,6 +88,7 @@ class Request:
         sampling: what to change of them.
         audio: whether sound is made with a video, where the model makes any.
         references: videos to look at, in the stages that see them.
+        origin: the picture that a picture is made of (SDEdit, arXiv 2108.01073).
     """
 
     prompt: str
@@ -87,3 +101,4 @@ class Request:
     stages: tuple[Stage, ...] | None = None
     audio: bool | None = None
     references: tuple[Reference, ...] = ()
+    origin: Origin | None = None

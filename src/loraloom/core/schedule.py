@@ -107,6 +107,7 @@ class Schedule:
                 turn.part.key,
                 finite(turn.part.strength * turn.curve.at(progress), str(turn.part.key)),
                 turn.part.scopes,
+                turn.part.target,
             )
             for turn in self.turns
         )

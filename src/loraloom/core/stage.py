@@ -274,6 +274,21 @@ def asked(stages: Stages, sampling: Sampling) -> Stages:
     return tuple(_asked(stage, sampling) for stage in stages)
 
 
+def going_on(stages: Stages, level: float) -> Stages:
+    """``stages`` whose first begins at a noise level below 1, in something that is there.
+
+    It takes as many of its steps as the level is of all noise, evenly spaced; levels that are
+    given remain as far as they are lower.
+    """
+    first = stages[0]
+    assert first.sigmas
+    lower = tuple(each for each in first.sigmas.given if each < level)
+    if not first.sigmas.given:
+        count = max(1, round(first.sigmas.steps * level))
+        lower = tuple(level * (count - done) / count for done in range(1, count))
+    return (replace(first, sigmas=replace(first.sigmas, given=(level, *lower))), *stages[1:])
+
+
 def _spaced(stage: Stage) -> bool:
     return stage.sigmas is not None and not stage.sigmas.given
 

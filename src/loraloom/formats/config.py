@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loraloom.errors import AdapterConfigError
 
+from .pattern import MOST, Patience, Pattern, Patterns, compiled
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from loraloom.core.mix import Site
 
@@ -24,31 +25,6 @@ NOT_YET = (
 OTHER_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Starts of ``init_lora_weights`` with which PEFT trains beside a changed base weight."""
 
-PLAIN = re.compile(r"\^[\w.]+")
-"""The patterns that diffusers writes: one whole name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A value for the layers whose names the regular expression ``text`` matches."""
-
-    text: str
-    value: float
-    name: str | None
-    """The one name that ``text`` spells, where it is :data:`PLAIN`."""
-
-    def matches(self, site: Site) -> bool:
-        """PEFT's rule: the whole name, or its end after a dot.
-
-        Source: ``get_pattern_key`` in peft/utils/other.py.
-        """
-        # a file may bring a pattern for each of thousands of layers: compiling would take minutes
-        if self.name is not None and len(self.name) != len(site):
-            return False
-        if self.name is not None:
-            return all(c in (".", d) for c, d in zip(self.name, site, strict=True))
-        return re.match(rf"(.*\.)?({self.text})$", site) is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -57,15 +33,17 @@ class Config:
     where: str
     rank: float | None
     alpha: float | None
-    ranks: tuple[Pattern, ...]
-    alphas: tuple[Pattern, ...]
+    ranks: Patterns
+    alphas: Patterns
     rslora: bool | None
 
     def rank_of(self, site: Site) -> float | None:
-        return _first(self.ranks, site, self.rank)
+        value = self.ranks.value(site)
+        return self.rank if value is None else value
 
     def alpha_of(self, site: Site) -> float | None:
-        return _first(self.alphas, site, self.alpha)
+        value = self.alphas.value(site)
+        return self.alpha if value is None else value
 
 
 def config_of(said: Mapping[str, object], where: str) -> Config:
@@ -74,7 +52,7 @@ def config_of(said: Mapping[str, object], where: str) -> Config:
     Raises:
         AdapterConfigError: a field is malformed, or asks for what cannot be honoured yet.
     """
-    fields = _Fields(said, where)
+    fields = _Fields(said, where, Patience())
     fields.refuse_unsupported()
     return Config(
         where,
@@ -89,10 +67,6 @@ def config_of(said: Mapping[str, object], where: str) -> Config:
 def wrong_alpha(value: object) -> str | None:
     """What an alpha has to be, unless ``value`` is one."""
     return _alpha(value)
-
-
-def _first(patterns: Sequence[Pattern], site: Site, otherwise: float | None) -> float | None:
-    return next((p.value for p in patterns if p.matches(site)), otherwise)
 
 
 def _rank(value: object) -> str | None:
@@ -117,6 +91,7 @@ def _finite(number: object) -> bool:
 class _Fields:
     said: Mapping[str, object]
     where: str
+    patience: Patience
 
     def bad(self, field: str, got: object, wanted: str) -> AdapterConfigError:
         shown = repr(got)
@@ -146,20 +121,15 @@ class _Fields:
         value = self.said.get(field)
         return None if value is None else self._checked(field, value, wrong)
 
-    def patterns(self, field: str, wrong: Callable[[object], str | None]) -> tuple[Pattern, ...]:
+    def patterns(self, field: str, wrong: Callable[[object], str | None]) -> Patterns:
         value = self.said.get(field)
-        if value is None:
-            return ()
-        if not isinstance(value, dict):
+        if value is not None and not isinstance(value, dict):
             raise self.bad(field, value, "an object of patterns and numbers")
-        return tuple(
-            Pattern(
-                text,
-                self._checked(f"{field}[{text!r}]", number, wrong),
-                self._name(field, text),
-            )
-            for text, number in value.items()
-        )
+        said = value or {}
+        if len(said) > MOST:
+            raise self.bad(field, f"{len(said)} patterns", f"at most {MOST}")
+        rules = (self._pattern(field, text, number, wrong) for text, number in said.items())
+        return Patterns(f"{self.where}: {field}", tuple(rules), self.patience)
 
     def rslora(self) -> bool | None:
         value = self.said.get("use_rslora")
@@ -174,11 +144,11 @@ class _Fields:
         assert isinstance(value, int | float)
         return value
 
-    def _name(self, field: str, text: str) -> str | None:
-        if PLAIN.fullmatch(text):
-            return text[1:]
+    def _pattern(
+        self, field: str, text: str, number: object, wrong: Callable[[object], str | None]
+    ) -> Pattern:
+        value = self._checked(f"{field}[{text[:120]!r}]", number, wrong)
         try:
-            re.compile(rf"(.*\.)?({text})$")
-        except (re.error, OverflowError, RecursionError) as error:
+            return Pattern(text, value, compiled(text, self.patience))
+        except ValueError as error:
             raise self.bad(field, text, f"regular expressions: {error}") from error
-        return None

@@ -12,12 +12,24 @@ from loraloom.errors import AdapterFileError
 from .objects import parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
-LONGEST_HEADER = 100_000_000
-"""Bytes; the safetensors specification's own limit."""
+LONGEST_HEADER = 25_000_000
+"""Bytes, as huggingface_hub's limit; the specification allows four times as many.
+
+The header of a model of thousands of layers has a few hundred thousand.
+"""
+
+MOST_TENSORS = 50_000
+LONGEST_KEY = 512
+"""Characters; the keys of adapters have some hundred."""
+
+LARGEST = 2**128
+"""What no number of bytes reaches; Python's numbers have no end of their own."""
+
+MOST_AXES = 16
 
 BITS = {
     "F4": 4,
@@ -46,8 +58,8 @@ BITS = {
 """Width of one element by the name of its type."""
 
 CONVERT = (
-    "convert it once, where you trust it, with torch.load(path, weights_only=True) and "
-    "safetensors.torch.save_file(tensors, path)"
+    "convert it once, which runs no code of the file: "
+    "loraloom adapters convert FILE.bin OUT.safetensors"
 )
 
 
@@ -124,6 +136,7 @@ class _Parser:
         except ValueError as error:
             raise self.bad(f"has no valid safetensors header: {error}") from error
         metadata = self._metadata(fields.pop("__metadata__", {}))
+        self._bound(fields)
         tensors = {key: self._info(key, said, 8 + length) for key, said in fields.items()}
         self._cover(tensors, 8 + length, size)
         return Header(self.path, tensors, metadata, self.path.stat().st_mtime_ns)
@@ -143,6 +156,16 @@ class _Parser:
             raise self.bad(f"is truncated in its header: {size} bytes, want {8 + length} and data")
         return length
 
+    def _bound(self, keys: Collection[str]) -> None:
+        if len(keys) > MOST_TENSORS:
+            raise self.bad(f"has {len(keys)} tensors, at most {MOST_TENSORS} are")
+        for key in keys:
+            if len(key) > LONGEST_KEY:
+                what = f"a key of {len(key)} characters, at most {LONGEST_KEY} are"
+                raise self.bad(f"has {what}: {key[:80]!r}...")
+            if not key.isprintable():
+                raise self.bad(f"has a key with a character that cannot be printed: {key!r}")
+
     def _metadata(self, said: object) -> Mapping[str, str]:
         if not isinstance(said, dict) or not all(isinstance(v, str) for v in said.values()):
             raise self.bad(f"has metadata {str(said)[:80]!r}, want an object of strings")
@@ -151,7 +174,9 @@ class _Parser:
     def _info(self, key: str, said: object, data: int) -> TensorInfo:
         match said:
             case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if (
-                dtype in BITS and all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+                dtype in BITS
+                and len(shape) <= MOST_AXES
+                and all(type(n) is int and 0 <= n < LARGEST for n in (*shape, start, stop))
             ):
                 bits = BITS[dtype] * math.prod(shape)
                 if bits == 8 * (stop - start):

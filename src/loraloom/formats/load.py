@@ -1,4 +1,4 @@
-"""From a reading to an adapter: the one module of this folder that imports torch."""
+"""From a reading to an adapter: torch is imported here, and where pickles are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .header import read_header
 from .reading import by_reason, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class _Loaded:
     place: Place
     update: LowRank
-    idle: bool
+    sizes: Mapping[str, float]
 
 
 def load(name: str, reading: Reading) -> Adapter:
@@ -41,16 +41,8 @@ def load(name: str, reading: Reading) -> Adapter:
         AdapterFileError: the file is another than the one that was surveyed.
         AdapterValueError: a factor holds NaN or infinity, or the adapter changes nothing.
     """
-    header = reading.source.header
-    if read_header(header.path) != header:
-        raise _changed(reading)
-    loaded = _tensors(name, reading)
-    idle = [each.place for each in loaded if each.idle]
-    if len(idle) == len(loaded):
-        raise AdapterValueError(
-            f"adapter {name!r} in '{header.path}' changes nothing: of "
-            f"{counted(len(idle), 'layer')} each has a factor of zeros, want one without"
-        )
+    loaded = list(_tensors(reading))
+    idle = _judged(name, reading, [each.sizes for each in loaded])
     updates: dict[Component, dict[Site, LowRank]] = defaultdict(dict)
     for each in loaded:
         updates[each.place.component][each.place.site] = each.update
@@ -60,21 +52,19 @@ def load(name: str, reading: Reading) -> Adapter:
     )
 
 
-def _tensors(name: str, reading: Reading) -> list[_Loaded]:
+def examine(name: str, reading: Reading) -> None:
+    """Return if :func:`load` would load it. One layer at a time is in memory.
+
+    Raises:
+        AdapterFileError, AdapterValueError: as :func:`load` does.
+    """
+    _judged(name, reading, [each.sizes for each in _tensors(reading)])
+
+
+def _judged(name: str, reading: Reading, sizes: Sequence[Mapping[str, float]]) -> Sequence[Place]:
+    """The layers that are not changed, from the largest values of each layer's factors."""
     path = reading.source.path
-    broken: list[str] = []
-    loaded: list[_Loaded] = []
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            for entry in reading.entries:
-                # a copy: what is mapped would change with the file, under an unchanged digest
-                down, up = (file.get_tensor(k).clone() for k in (entry.down_key, entry.up_key))
-                sizes = {entry.down_key: _largest(down), entry.up_key: _largest(up)}
-                broken.extend(key for key, size in sizes.items() if not math.isfinite(size))
-                idle = 0.0 in sizes.values()
-                loaded.append(_Loaded(entry.place, LowRank(down, up, entry.scale), idle))
-    except (SafetensorError, OSError) as error:
-        raise _changed(reading) from error
+    broken = [key for each in sizes for key, size in each.items() if not math.isfinite(size)]
     if broken:
         shown = ", ".join(map(repr, broken[:3]))
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
@@ -82,7 +72,29 @@ def _tensors(name: str, reading: Reading) -> list[_Loaded]:
             f"adapter {name!r} in '{path}' has NaN or infinity in "
             f"{counted(len(broken), 'tensor')}: {shown}{more}; want finite numbers"
         )
-    return loaded
+    zipped = zip(reading.entries, sizes, strict=True)
+    idle = [entry.place for entry, each in zipped if 0.0 in each.values()]
+    if len(idle) == len(sizes):
+        raise AdapterValueError(
+            f"adapter {name!r} in '{path}' changes nothing: of "
+            f"{counted(len(idle), 'layer')} each has a factor of zeros, want one without"
+        )
+    return idle
+
+
+def _tensors(reading: Reading) -> Iterator[_Loaded]:
+    header = reading.source.header
+    if read_header(header.path) != header:
+        raise _changed(reading)
+    try:
+        with safe_open(header.path, framework="pt", device="cpu") as file:
+            for entry in reading.entries:
+                # a copy: what is mapped would change with the file, under an unchanged digest
+                down, up = (file.get_tensor(k).clone() for k in (entry.down_key, entry.up_key))
+                sizes = {entry.down_key: _largest(down), entry.up_key: _largest(up)}
+                yield _Loaded(entry.place, LowRank(down, up, entry.scale), sizes)
+    except (SafetensorError, OSError) as error:
+        raise _changed(reading) from error
 
 
 def _largest(tensor: Tensor) -> float:

@@ -6,6 +6,9 @@ import json
 from collections import Counter
 from typing import NoReturn
 
+MOST_PARTS = 1_000_000
+"""Objects and lists: each takes many times the bytes that spell it, and some time."""
+
 
 def parse_object(raw: bytes | str) -> dict[str, object]:
     """The object that ``raw`` spells.
@@ -13,6 +16,10 @@ def parse_object(raw: bytes | str) -> dict[str, object]:
     Raises:
         ValueError: what is wrong, fit to follow a colon.
     """
+    text = raw.encode() if isinstance(raw, str) else raw
+    parts = text.count(b"{") + text.count(b"[")
+    if parts > MOST_PARTS:
+        raise ValueError(f"JSON of {parts} objects and lists, at most {MOST_PARTS} are")
     try:
         value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
@@ -30,7 +37,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
         name, times = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"key {name!r} appears {times} times")
+        raise ValueError(f"key {name[:120]!r} appears {times} times")
     return unique
 
 

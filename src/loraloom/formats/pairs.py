@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .reading import Entry, Problem, Reading, counted
@@ -25,6 +26,9 @@ ROLES: tuple[Role, Role] = ("down", "up")
 FLOATS = ("F16", "BF16", "F32", "F64")
 NEAR = 4
 """Layers of a file that get near misses: finding them takes milliseconds each."""
+
+SAID, MOST_SAID = 2000, 200
+"""Characters of each thing that a file says of itself, and things, that are kept to be shown."""
 
 NO_LAYER = "no layer of this name"
 NO_SUFFIX = "neither factor nor alpha"
@@ -240,6 +244,11 @@ def _notes(differing: Sequence[Place]) -> tuple[str, ...]:
 
 def _about(source: Source) -> Mapping[str, str]:
     said = source.header.metadata.items()
-    about = {key: text for key, text in said if key not in (METADATA, "format")}
+    about = {key[:SAID]: _cut(text) for key, text in said if key not in (METADATA, "format")}
+    about = dict(islice(about.items(), MOST_SAID))
     base = (source.config or {}).get("base_model_name_or_path")
-    return {**about, "base_model_name_or_path": base} if isinstance(base, str) else about
+    return {**about, "base_model_name_or_path": _cut(base)} if isinstance(base, str) else about
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SAID else f"{text[:SAID]}..."

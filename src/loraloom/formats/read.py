@@ -46,15 +46,24 @@ def survey(
         AdapterConfigError: what is said of ranks and alphas is malformed or contradictory.
         AdapterCoverageError: a key has no place, or no key has one.
     """
+    reading = understood(path, names, alpha=alpha)
+    if not reading.entries or (reading.problems and not allow_partial):
+        raise AdapterCoverageError(refusal(reading, names))
+    return reading
+
+
+def understood(path: str | Path, names: NameTable, *, alpha: float | None = None) -> Reading:
+    """The same without a verdict: every key has an entry or a problem, and all may have problems.
+
+    Raises:
+        AdapterFileError: nothing there is readable.
+        AdapterConfigError: what is said of ranks and alphas is malformed or contradictory.
+    """
     source = source_of(Path(path))
     if not source.header.tensors:
         raise AdapterFileError(f"adapter file '{source.path}' holds no tensors")
     claimants = [reader for reader in READERS if reader.claims(source)]
     assert len(claimants) <= 1, f"two readers claim '{source.path}'"
     if not claimants:
-        unread = read_pairs(Format("no known format", lambda _: None), source, names, None)
-        raise AdapterCoverageError(refusal(unread, names))
-    reading = claimants[0].read(source, names, alpha)
-    if not reading.entries or (reading.problems and not allow_partial):
-        raise AdapterCoverageError(refusal(reading, names))
-    return reading
+        return read_pairs(Format("no known format", lambda _: None), source, names, None)
+    return claimants[0].read(source, names, alpha)

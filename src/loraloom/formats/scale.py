@@ -180,6 +180,7 @@ def _metadata(header: Header, names: NameTable) -> Mapping[Component, tuple[Conf
     ours = {component: each for component, each in said.items() if component in names.components}
     if said and not ours:
         raise AdapterConfigError(
-            f"{where} speaks of {', '.join(sorted(said))}, want {' or '.join(names.components)}"
+            f"{where} speaks of {', '.join(sorted(said)[:8])[:200]}, "
+            f"want {' or '.join(names.components)}"
         )
     return {c: (config_of(each, f"{where}, component {c!r}"),) for c, each in ours.items()}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+LARGEST_CONFIG = 4_000_000
+"""Bytes; one with a pattern for each of thousands of layers has some hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +40,37 @@ def source_of(path: Path) -> Source:
         AdapterFileError: no readable adapter file is there, or several are.
         AdapterConfigError: the configuration beside it is no JSON object.
     """
-    file = _in_folder(path) if path.is_dir() else path
+    file = file_at(path)
     return Source(read_header(file), _config(file.with_name(CONFIG)))
 
 
-def _in_folder(folder: Path) -> Path:
-    held = sorted(entry.name for entry in folder.iterdir())
+def file_at(path: Path) -> Path:
+    """The adapter file that is meant by the path of a file or of a folder.
+
+    Raises:
+        AdapterFileError: a folder holds none, or several.
+    """
+    if not path.is_dir():
+        return path
+    try:
+        held = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise AdapterFileError(f"adapter folder '{path}' cannot be read: {error}") from error
+    return path / weights_of(held, f"adapter folder '{path}'")
+
+
+def weights_of(held: Sequence[str], who: str) -> str:
+    """The one of the names in a folder that is the adapter's: a usual one, or the only one.
+
+    Raises:
+        AdapterFileError: ``who`` holds none, or several.
+    """
     tensors = [name for name in held if name.endswith(".safetensors")]
     usual = [name for name in USUAL if name in tensors]
     found = usual or tensors
     if len(found) == 1:
-        return folder / found[0]
-    raise AdapterFileError(f"adapter folder '{folder}' {_why(found, held)}")
+        return found[0]
+    raise AdapterFileError(f"{who} {_why(found, held)}")
 
 
 def _why(found: Sequence[str], held: Sequence[str]) -> str:
@@ -67,8 +88,18 @@ def _config(path: Path) -> Mapping[str, object] | None:
     if not path.exists():
         return None
     try:
-        return parse_object(path.read_bytes())
+        return parse_object(_read(path))
     except (OSError, ValueError) as error:
         raise AdapterConfigError(
             f"adapter configuration '{path}' is unreadable: {error}"
         ) from error
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError("no file")
+    with path.open("rb") as file:
+        raw = file.read(LARGEST_CONFIG + 1)
+    if len(raw) > LARGEST_CONFIG:
+        raise ValueError(f"more than {LARGEST_CONFIG} bytes")
+    return raw

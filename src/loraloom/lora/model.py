@@ -91,7 +91,7 @@ class LoraModel:
         return self.fitter.component
 
     def become(self, want: Applied) -> None:
-        """Reach ``want`` completely, or raise and be as before.
+        """Reach what ``want`` says of this component completely, or raise and be as before.
 
         Fused weights are computed from the pristine ones, whatever is worn now, so equal states
         have equal bytes. What was worn live before is one assignment.
@@ -103,6 +103,7 @@ class LoraModel:
             BudgetError: what is to be worn live exceeds the budget.
             RestoreError: pristine bytes are lost.
         """
+        want = want.on(self.component)
         where = self.probe.where()
         live = self.wardrobe.ready(want.live, where)
         if live is not None and want.fused == self.applied.fused:
@@ -120,6 +121,14 @@ class LoraModel:
             self.weights.change(fusions, restore)
             self._wear(live, want)
             undo.pop_all()
+
+    def prefetch(self, keys: Iterable[AdapterKey]) -> None:
+        """Make adapters ready to be worn, as far as they have room beside what is worn now.
+
+        Raises:
+            UnknownAdapterError, AdapterMismatchError: as :meth:`become`.
+        """
+        self.wardrobe.bring(keys, self.cell.live)
 
     def state(self) -> State:
         """What is worn, with all that it takes to wear it again."""

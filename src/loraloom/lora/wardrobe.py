@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from loraloom.core.mix import AdapterKey
 from loraloom.memory.cache import Cache
 
 from .live import BARE, Fitted, Joined, Live
 
 if TYPE_CHECKING:
-    from loraloom.core.mix import AdapterKey, Segment
+    from collections.abc import Iterable
+
+    from loraloom.core.mix import Segment
 
     from .fitter import Fitter
     from .live import Where
@@ -58,6 +62,31 @@ class Wardrobe:
                     self._forget()
             self._lives[segments] = live
         return self._lives[segments]
+
+    def bring(self, keys: Iterable[AdapterKey], worn: Live) -> None:
+        """Make ``keys`` ready where the last batch computed, the first before the others.
+
+        Each only if it has room beside ``worn`` and beside those before it, which would come and
+        go for each other otherwise.
+        """
+        if self._where is None:
+            return
+        device, _ = self._where
+        stay, dropped = list(worn.needs), self.kept.dropped
+        try:
+            for key in keys:
+                if key not in self.kept:
+                    fitted = partial(self.fitter.fit, key, device)
+                    self.kept.bring(key, self.fitter.size(key), fitted, stay)
+                stay.append(key)
+        finally:
+            if self.kept.dropped != dropped:
+                self._forget()
+
+    @property
+    def keys(self) -> frozenset[AdapterKey]:
+        """The adapters that lie ready."""
+        return frozenset(key for key in self.kept if isinstance(key, AdapterKey))
 
     def clear(self) -> None:
         """Keep nothing; what is worn now stays worn."""

@@ -48,7 +48,9 @@ class Cache(Generic[K, V]):
     @property
     def nbytes(self) -> int:
         """Of all that is kept; summed, so that no interrupt can part it from what is there."""
-        return sum(entry.size for entry in self._kept.values())
+        # another thread may ask, and see keys come and go meanwhile
+        entries = [self._kept.get(key) for key in list(self._kept)]
+        return sum(entry.size for entry in entries if entry)
 
     def take(self, wanted: Mapping[K, int], make: Callable[[K], V]) -> dict[K, V]:
         """The values of all of ``wanted``, together; ``wanted`` gives the bytes of each.
@@ -89,6 +91,12 @@ class Cache(Generic[K, V]):
         if key not in self._kept and size <= self.budget:
             self.take({key: size}, lambda _key: make())
 
+    def bring(self, key: K, size: int, make: Callable[[], V], keep: Iterable[K]) -> None:
+        """Keep the value of ``key`` too, if the budget has room for it and ``keep`` together."""
+        there = {each: self._kept[each].size for each in keep if each in self._kept}
+        if key not in self._kept and size + sum(there.values()) <= self.budget:
+            self.take({**there, key: size}, lambda _key: make())
+
     def drop(self, keys: Iterable[K]) -> None:
         """Keep these no longer."""
         for key in keys:
@@ -105,7 +113,7 @@ class Cache(Generic[K, V]):
                 self.drop([key])
 
     def __iter__(self) -> Iterator[K]:
-        return iter(self._kept)
+        return iter(list(self._kept))  # in one step, for another thread may ask
 
     def __contains__(self, key: object) -> bool:
         return key in self._kept

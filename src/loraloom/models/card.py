@@ -87,6 +87,7 @@ class Abilities:
         experts: the components that a stage can be denoised by, the main one first.
         images: whether a video can be held to images.
         sound: whether it makes any.
+        edits: whether it makes a picture of another one.
     """
 
     passes: tuple[Pass, ...] = ("prompt", "negative")
@@ -94,6 +95,7 @@ class Abilities:
     enlarging: Enlarging = "none"
     images: bool = False
     sound: bool = False
+    edits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ class Card:
             count = len(request.conditions)
             given = "1 image is" if count == 1 else f"{count} images are"
             raise InvalidRequestError(f"{given} given to start from, {who} takes none")
+        if request.origin and not able.edits:
+            raise InvalidRequestError(f"a picture is given to make another of, {who} cannot")
         if request.audio and not able.sound:
             raise InvalidRequestError(f"sound is asked for, {who} makes none")
 

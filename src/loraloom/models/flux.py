@@ -64,5 +64,5 @@ FLUX = Family(
     wears=("transformer",),
     defaults=defaults,
     grid=grid,
-    abilities=Abilities(enlarging="pixels"),
+    abilities=Abilities(enlarging="pixels", edits=True),
 )

@@ -119,6 +119,9 @@ class Denoiser(Protocol):
     def encode(self, requests: Sequence[Request], passes: frozenset[Pass]) -> Mapping[Pass, Any]:
         """What the text encoder makes of the prompts, for the passes that need one of their own."""
 
+    def originals(self, images: Sequence[Image], canvas: Canvas) -> Latents:
+        """What pictures are as latents of a canvas of one frame, which they fill."""
+
     def enter(self, stage: Stage, call: Call, before: Latents, start: float) -> Scene:
         """The scene of a stage whose latents begin with ``start`` of noise in what was before."""
 

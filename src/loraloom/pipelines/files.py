@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["picture", "video"]
 
-KINDS: dict[str, Kind] = {".png": "picture", ".webp": "picture", ".mp4": "video"}
+KINDS: dict[str, Kind] = {
+    ".png": "picture",
+    ".webp": "picture",
+    ".jpg": "picture",
+    ".jpeg": "picture",
+    ".mp4": "video",
+}
 """What a file is, by its suffix."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, av.FFmpegError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import ImageOps
 from torch.nn import functional
 
 from loraloom.pipelines.denoiser import Piped, Scene, Stream, noise, prompts
@@ -44,6 +45,14 @@ class Flux(Piped):
             name: self.pipe.encode_prompt(texts, max_sequence_length=longest)[:2]
             for name, texts in prompts(requests, passes).items()
         }
+
+    @torch.no_grad()
+    def originals(self, images: Sequence[Image], canvas: Canvas) -> Latents:
+        sides = (canvas.width, canvas.height)
+        fitting = [ImageOps.fit(image.convert("RGB"), sides) for image in images]
+        shown = [self.pipe.image_processor.preprocess(each) for each in fitting]
+        device = self.pipe._execution_device
+        return {"video": torch.cat([self._encoded(x.to(device)) for x in shown])[:, :, None]}
 
     @torch.no_grad()
     def enter(self, stage: Stage, call: Call, before: Latents, start: float) -> Scene:
@@ -123,9 +132,13 @@ class Flux(Piped):
     def _enlarged(self, latents: Tensor, size: list[int]) -> Tensor:
         pixels = self._decoded(latents).float().clamp(-1, 1)
         pixels = functional.interpolate(pixels, size, mode="bicubic", align_corners=False)
+        return self._encoded(pixels.clamp(-1, 1))
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """``[rows, channels, height, width]`` of pixels in -1..1, the most likely latents."""
         vae = self.pipe.vae
-        made: Tensor = vae.encode(pixels.clamp(-1, 1).to(vae.dtype)).latent_dist.mode()
-        return made
+        made: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+        return made.float()
 
     def _normalised(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae.config

@@ -58,14 +58,18 @@ def legs(stages: Stages) -> list[Leg]:
 def run(denoiser: Denoiser, requests: Sequence[Request], stages: Stages, watch: Watch) -> Latents:
     """The latents of ``requests`` after ``stages``.
 
-    The requests agree in canvas and sound and bring prompts, seeds and images of their own. The
+    The requests agree in canvas and sound and bring prompts, seeds and images of their own; all or
+    none of them bring an origin. The
     noise of a request comes from its own seed, so it is the same alone and in any batch.
     """
     passes = frozenset(each for stage in stages for each in stage.guidance.passes)
     watch.wear(0, 0.0)
     draws = [Generator("cpu").manual_seed(request.seed) for request in requests]
     call = Call(requests, draws, denoiser.encode(requests, passes))
+    origins = [request.origin.image for request in requests if request.origin]
     latents: Latents = {}
+    if origins:
+        latents = denoiser.originals(origins, stages[0].canvas(call.canvas))
     for leg in legs(stages):
         watch.wear(leg.first, 0.0)
         latents = _run_leg(denoiser, call, leg, _sized(denoiser, latents, leg, call), watch)

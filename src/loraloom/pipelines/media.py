@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps, PngImagePlugin
 
 import loraloom
-from loraloom.core.provenance import Asked, Provenance, Seen, Shown, Versions
+from loraloom.core.provenance import Asked, Drawn, Provenance, Seen, Shown, Versions
 from loraloom.errors import MediaError
 
 from .files import KINDS, UNREADABLE, Kind, cause, check_kind, check_target, kind_of, replacing
+from .jpeg import commented, comments_of
 from .sound import Sound, save_sound
 from .video import comment_of, load_frames, save_video
 
@@ -46,24 +48,34 @@ KEY = "loraloom"
 IMAGE_DESCRIPTION = 0x010E  # the EXIF tag for text about an image
 
 
-def save_image(frame: Image.Image, path: Path, provenance: Provenance) -> None:
-    """Write a PNG or a lossless WebP.
+def save_image(
+    frame: Image.Image, path: Path, provenance: Provenance, quality: int | None = None
+) -> None:
+    """Write a PNG, a WebP or a JPEG, as the suffix says.
+
+    A WebP without ``quality`` is lossless, a JPEG without it has 95; a PNG always is lossless.
 
     Raises:
         MediaError: it cannot be written there.
     """
     check_kind(path, "picture")
-    rgb = frame.convert("RGB")
+    assert quality is None or 0 <= quality <= 100
+    rgb, said = frame.convert("RGB"), provenance.to_json()
     with replacing(path) as draft:
-        if path.suffix.lower() == ".png":
-            notes = PngImagePlugin.PngInfo()
-            notes.add_text(KEY, provenance.to_json())
-            notes.add_text("parameters", provenance.describe())
-            rgb.save(draft, "PNG", pnginfo=notes, optimize=True)
-        else:
-            exif = Image.Exif()
-            exif[IMAGE_DESCRIPTION] = provenance.to_json()
-            rgb.save(draft, "WEBP", lossless=True, quality=100, exif=exif)
+        match path.suffix.lower():
+            case ".png":
+                notes = PngImagePlugin.PngInfo()
+                notes.add_text(KEY, said)
+                notes.add_text("parameters", provenance.describe())
+                rgb.save(draft, "PNG", pnginfo=notes)
+            case ".webp":
+                exif = Image.Exif()
+                exif[IMAGE_DESCRIPTION] = said
+                # effort, not loss, where it is lossless: 100 takes thrice as long for the same size
+                how = {"lossless": quality is None, "quality": 50 if quality is None else quality}
+                rgb.save(draft, "WEBP", exif=exif, **how)
+            case _:
+                draft.write_bytes(commented(rgb, said, 95 if quality is None else quality))
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:
@@ -142,6 +154,7 @@ def asked_of(request: Request) -> Asked:
     assert request.canvas
     assert request.stages
     assert request.negative_prompt is not None
+    origin = request.origin
     return Asked(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -157,9 +170,11 @@ def asked_of(request: Request) -> Asked:
             Seen(digest_of_frames(each.frames), each.strength, each.downscale, each.attention)
             for each in request.references
         ),
+        origin=Drawn(digest_of_image(origin.image), origin.redrawn) if origin else None,
     )
 
 
+@cache
 def versions() -> Versions:
     """The installed packages that pictures depend on."""
     return Versions(loraloom.__version__, version("torch"), version("diffusers"))
@@ -168,5 +183,7 @@ def versions() -> Versions:
 def _picture_text(path: Path) -> str | None:
     with Image.open(path) as image:
         image.load()
+        if image.format == "JPEG":
+            return comments_of(image)
         found = image.info.get(KEY) or image.getexif().get(IMAGE_DESCRIPTION)
     return found if isinstance(found, str) else None

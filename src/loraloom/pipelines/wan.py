@@ -40,6 +40,9 @@ class Wan(Piped):
             for name, texts in prompts(requests, passes).items()
         }
 
+    def originals(self, images: Sequence[Image], canvas: Canvas) -> Latents:
+        raise AssertionError(f"no request with an origin is admitted, not {images} on {canvas}")
+
     @torch.no_grad()
     def enter(self, stage: Stage, call: Call, before: Latents, start: float) -> Scene:
         canvas = stage.canvas(call.canvas)

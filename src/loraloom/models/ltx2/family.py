@@ -100,5 +100,6 @@ LTX2 = Family(
         enlarging="upsampler",
         images=True,
         sound=True,
+        edits=True,
     ),
 )

@@ -16,7 +16,7 @@ from . import sound
 from .passes import predict
 from .shown import rows
 from .space import Space, rate
-from .tokens import stream
+from .tokens import pixels, stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +72,12 @@ class Ltx2:
             )[:2]
             for name, texts in prompts(requests, passes).items()
         }
+
+    @torch.no_grad()
+    def originals(self, images: Sequence[Image], canvas: Canvas) -> Latents:
+        """Each is encoded alone, as everything that does not depend on the batch."""
+        shown = [pixels([image], canvas.width, canvas.height) for image in images]
+        return {"video": torch.cat([self.space.restored(self.space.encoded(x)) for x in shown])}
 
     @torch.no_grad()
     def enter(self, stage: Stage, call: Call, before: Latents, start: float) -> Scene:
