@@ -14,7 +14,7 @@ from loraloom.cli import app
 NAMES = {
     *("Canvas", "Condition", "Curve", "Knot", "Loom", "Lora", "LoraloomError", "Request"),
     *("Guidance", "Guides", "Reference", "Sigmas", "Stage"),
-    *("Result", "Sampling", "Scope", "Wearer", "__version__"),
+    *("Client", "Means", "Origin", "Result", "Sampling", "Scope", "Wearer", "__version__"),
 }
 
 COMMON = {"--help", "-h"}
@@ -30,6 +30,15 @@ FLAGS = {
         *("model", "--device-memory", "--host-memory", "--pipeline", "--lora", "--size"),
         *("--frames", "--dtype", "--residency", "--offload", "--explain"),
     },
+    "serve": {
+        *("model", "--config", "--host", "--port", "--api-key-file", "--admin-key-file"),
+        *("--allowed-host", "--lora", "--default-lora", "--adapter-root", "--pipeline"),
+        *("--allow-hub", "--no-allow-hub", "--offline", "--no-offline", "--hub", "--state"),
+        *("--device", "--dtype", "--device-budget", "--host-budget", "--residency", "--offload"),
+        *("--policy", "--warmup", "--no-warmup", "--max-queue", "--max-batch", "--max-work"),
+        *("--max-pixels", "--max-upload", "--timeout", "--keep-for", "--keep-bytes"),
+        *("--patience", "--resume", "--no-resume", "--log-format", "--log-level"),
+    },
     "demo": {"--output", "-o"},
     "check": {
         *("--model", "--adapter", "--prompt", "--seed", "--size", "--steps", "--output", "-o"),
@@ -37,6 +46,7 @@ FLAGS = {
     },
     "models": set(),
     "adapters": set(),
+    "adapters convert": {"file", "out"},
     "adapters inspect": {"file", "--model", "--alpha", "--allow-partial", "--json"},
 }
 """Arguments and options of every command."""

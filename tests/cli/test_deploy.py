@@ -6,23 +6,32 @@ import json
 import re
 import shlex
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pytest
+from typer.main import get_command
 
-from loraloom import Canvas, Loom, Lora, Request
-from loraloom.cli.options import Wish
-from loraloom.cli.resources import UNITS, parse_bytes, plans_for, readings
+from loraloom import Canvas, Loom, Lora, Request, Sampling
+from loraloom.cli import app
 from loraloom.core.records import record
 from loraloom.core.stage import Sigmas, Stage
-from loraloom.errors import InvalidRequestError
+from loraloom.engine.deployment import Wanted, deployment, room_for_weights, shared, stages_of
+from loraloom.engine.resources import UNITS, Resources, parse_bytes, plans_for, readings
+from loraloom.engine.ticket import Encoding, Task, Ticket
+from loraloom.engine.warm import cold
+from loraloom.engine.wishes import Wish, parse_published
+from loraloom.errors import BudgetError, InvalidRequestError
 from loraloom.lora.homes import Beside
-from loraloom.memory.staging import BESIDE, COPY, FASTEST, Mode, Plan
+from loraloom.memory.staging import BESIDE, COPY, FASTEST, Mode, Plan, Room
 from loraloom.models import find
 from loraloom.models.card import Defaults
-from loraloom.pipelines import media
+from loraloom.models.sizes import working
+from loraloom.serve.build import build
+from loraloom.settings import Settings, load
 from tests.flux import tiny as flux
 from tests.ltx2 import tiny as ltx
 from tests.wan import tiny as wan
@@ -77,10 +86,14 @@ class Case:
     def given(self, folders: dict[str, str]) -> list[str]:
         return shlex.split(self.words.replace("FOLDER", folders[self.model]))
 
+    def option(self, name: str) -> str:
+        words = shlex.split(self.words)
+        return words[words.index(name) + 1] if name in words else ""
+
 
 CASES = (
     Case("mini", "--size 64x64 --frames 5 --lora neon:0.5"),
-    Case("mini", "--size 64x64 --frames 5 --pipeline two-stage --lora 'my style=FOLDER/a b:1,0.5'"),
+    Case("mini", "--size 64x64 --frames 5 --pipeline two-stage --lora 'own=FOLDER/a b:0.5'"),
     Case("mini", "--size 64x64 --frames 1 --pipeline two-stage --lora distilled:0.25"),
     Case("ltx-2.3", "--size 64x64 --frames 5 --pipeline distilled"),
     Case("flux", "--size 32x32 --lora style=FOLDER/adapters/style:0.5"),
@@ -99,40 +112,104 @@ def deployed(case: Case, folders: dict[str, str], *words: str) -> str:
     return done.stdout
 
 
+def settings_of(*words: str) -> Settings:
+    """What the command line of a server says."""
+    command = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    said = command.make_context("serve", list(words)).params
+    return load({name: value for name, value in said.items() if name != "config"}, None, {})
+
+
+def served(settings: Settings, request: Request) -> Ticket:
+    """What becomes of a request on a server with these settings."""
+    service = build(settings)
+    engine = service.engine
+    ended: SimpleQueue[Ticket] = SimpleQueue()
+    engine.start(cold)
+    try:
+        while not engine.ready:
+            assert engine.failure is None, engine.failure
+            time.sleep(0.01)
+        assert request.canvas
+        kind: Literal["video", "images"] = "video" if request.canvas.frames > 1 else "images"
+        task = Task(kind, "", (request,), Encoding("mp4" if kind == "video" else "png"))
+        ticket = engine.submit(task)
+        engine.watch(ticket.id, lambda e: ended.put(e.ticket) if e.ticket.ended else None)
+        return ended.get(timeout=60)
+    finally:
+        engine.stop(patience=10)
+
+
 @pytest.mark.parametrize("case", [*CASES, WAN], ids=lambda case: f"{case.model} {case.words}")
-def test_the_command_that_is_printed_runs(
-    case: Case, folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_that_is_printed_serves(
+    case: Case, folders: dict[str, str], tmp_path: Path
 ) -> None:
     shutil.copytree(
         f"{folders['mini']}/adapters/sketch", f"{folders['mini']}/a b", dirs_exist_ok=True
     )
     said = deployed(case, folders)
     assert said.count("\n") == 1
-    words = shlex.split(said)
-    assert words[:3] == ["loraloom", "generate", "PROMPT"]
+    program, command, *words = shlex.split(said)
+    assert (program, command) == ("loraloom", "serve")
     assert words[words.index("--device") + 1] == "cuda"
-    words[2], words[words.index("--device") + 1] = "a red star", "cpu"
+    words[words.index("--device") + 1] = "cpu"
     words[words.index("--dtype") + 1] = "float32"
-    if case is WAN:
-        words += ["--steps", "3"]
-    monkeypatch.chdir(tmp_path)
-    done = run(*words[1:])
-    assert done.exit_code == 0, done.output
-    provenance = media.read_provenance(tmp_path / words[words.index("-o") + 1])
-    given = case.given(folders)
-    size = f"{provenance.asked.canvas.width}x{provenance.asked.canvas.height}"
-    assert size == given[given.index("--size") + 1]
-    assert sum(word == "--lora" for word in given) <= len(provenance.worn)
-    assert done.stderr == "loraloom: note: residency resident, components together\n"
+    settings = settings_of(*words, "--state", str(tmp_path), "--no-warmup")
+    assert (settings.residency, settings.offload) == ("resident", "together")
+    card = find.card(settings.model)
+    wishes = parse_published(settings.lora)
+    width, height = (int(n) for n in case.option("--size").split("x"))
+    frames = int(case.option("--frames") or 1)
+    request = Request(
+        "a red star",
+        canvas=Canvas(width, height, frames),
+        loras=tuple(wish.worn() for wish in wishes),
+        stages=stages_of(card, settings.pipeline),
+        sampling=Sampling(3) if case is WAN else None,
+    )
+    ticket = served(settings, request)
+    assert ticket.state == "completed", ticket.outcome.trouble
+    worn = {each.name: each.strength for each in ticket.outcome.outputs[0].worn}
+    assert {wish.name: wish.worn().strength for wish in wishes}.items() <= worn.items()
 
 
 def test_only_what_was_said_is_repeated(folders: dict[str, str]) -> None:
     words = shlex.split(deployed(Case("mini", ""), folders))
-    assert words == [
-        *("loraloom", "generate", "PROMPT", "-o", "video.mp4", "--model", folders["mini"]),
+    assert words[:3] == ["loraloom", "serve", folders["mini"]]
+    assert words[3:-4] == [
         *("--device", "cuda", "--dtype", "bfloat16"),
         *("--residency", "resident", "--offload", "together"),
     ]
+    assert words[-4::2] == ["--device-budget", "--host-budget"]
+
+
+def test_rows_and_budgets_fill_the_machine_and_no_more(folders: dict[str, str]) -> None:
+    """Rows that are computed together go first, adapters get what is left."""
+    card = find.card(folders["mini"])
+    given = Wanted(card, Resources("original", "together"), ("neon",), canvas=TWO.canvas)
+    (plan,) = [
+        each
+        for each in plans_for(card, card.defaults.usual, readings(card, (Wish("neon"),)), "float32")
+        if (each.mode, each.order) == ("original", "together")
+    ]
+    spare = working(card, Canvas(64, 64, 9), "float32")
+    for rows, extra in ((1, 0), (1, spare // 2), (3, 2 * spare + 5), (8, 9 * spare)):
+        room = Room(plan.peak + spare + extra, 4 * 10**6)
+        free = room_for_weights(replace(room, spare=spare), plan.sizes)
+        shares = shared(plan, free)
+        assert shares.rows == rows
+        weights = plan.peak - plan.sizes.adapters
+        assert weights + shares.device + rows * spare == room.device
+        assert shares.host + plan.host == 3 * 10**6
+        words = replace(given, resources=Resources("original", "together", room), dtype="float32")
+        said = shlex.split(deployment(words).command)
+        told = settings_of(*said[2:])
+        assert (told.max_batch, told.device_budget, told.host_budget) == (
+            rows,
+            shares.device,
+            shares.host,
+        )
+    with pytest.raises(BudgetError, match=r"the adapters take .* of the host"):
+        room_for_weights(Room(plan.peak, plan.sizes.adapters), plan.sizes)
 
 
 def size_of(module: nn.Module) -> int:
@@ -243,14 +320,17 @@ def test_memory_decides_what_is_chosen(folders: dict[str, str]) -> None:
     left = list(every)
     while left:
         want = left[0]
-        device, host = (str(size + slack) for size in (want.peak + spare, want.host))
-        said = run(*given, "--device-memory", device, "--host-memory", host)
+        adapters = want.sizes.adapters + want.sizes.own
+        host = -(-(want.host + slack + adapters) * 4 // 3)  # a quarter is left to others
+        device = want.peak + slack + spare
+        said = run(*given, "--device-memory", str(device), "--host-memory", str(host))
         first = next(
             plan for plan in every
             if plan.peak <= want.peak + slack and plan.host <= want.host + slack
         )  # fmt: skip
         words = shlex.split(said.stdout.splitlines()[0])
-        assert words[-4:] == ["--residency", first.mode, "--offload", first.order]
+        assert words[words.index("--residency") + 1] == first.mode
+        assert words[words.index("--offload") + 1] == first.order
         left = left[1:]
     least = min(every, key=lambda plan: plan.peak)
     sentence = refused(*given, "--device-memory", str(least.peak), "--host-memory", "1G")
@@ -268,7 +348,10 @@ def test_memory_decides_what_is_chosen(folders: dict[str, str]) -> None:
         ("--lora x=odd.safetensors", "transformer_blocks.77.attn1.to_q"),
         ("--lora x=text.txt", "adapter file 'text.txt' announces a header"),
         ("--lora x@unet=one.safetensors", "an adapter is for component 'unet'"),
-        ("--lora neon:1,2", "has strengths for 2 stages, there is 1: base"),
+        ("--lora neon:1,2", "--lora 'neon' has more than one strength"),
+        ("--lora neon@0.2-0.7", "--lora 'neon' has more than one strength"),
+        ("--lora 'my style=one.safetensors'", "cannot be published under this name"),
+        ("--host-memory 1K --lora neon", "the adapters take"),
         ("--lora neon:nan", "the strength of 'neon' is nan"),
         ("--lora neon --lora neon:2", "names adapter 'neon' 2 times"),
         ("--size 65x64", "width is 65, model"),

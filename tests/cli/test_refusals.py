@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loraloom.cli.options import Wish, parse_wish
 from loraloom.core.schedule import Curve
+from loraloom.engine.wishes import Wish, parse_wish
 from loraloom.errors import InvalidStrengthError
 from loraloom.pipelines import media
 
@@ -18,7 +18,7 @@ from .console import SMALL, STAR, made, names, refused
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("PROMPT -o out/a.gif", "ends in '.gif', want one of .png, .webp, .mp4"),
+        ("PROMPT -o out/a.gif", "ends in '.gif', want one of .png, .webp, .jpg, .jpeg, .mp4"),
         ("PROMPT -o none/a.png", "none is not a folder"),
         ("PROMPT -o text.txt/a.png", "text.txt is not a folder"),
         ("PROMPT", "Missing option '-o' / '--output'."),

@@ -158,7 +158,8 @@ def test_a_failure_to_fuse_keeps_what_rested_before(
     with monkeypatch.context() as patch:
         patch.setattr(fresh.models[1], "become", refuse)
         with pytest.raises(MemoryError, match="injected"):
-            fresh.auto.rest(mix(fresh, sketch=1), [fresh.adapters.get("sketch")])
+            sketch = fresh.adapters.get("sketch")
+            fresh.auto.rest(mix(fresh, sketch=1), {sketch.key: sketch})
     assert fused(fresh) == mix(fresh, neon=1)
     assert same(before, bits(fresh))
 
@@ -201,9 +202,9 @@ def _modes(auto: Auto, what: object, run: Run) -> list[str]:
 
 
 def job(loom: Loom, *names: str) -> Job:
-    adapters = tuple(loom.adapters.get(name) for name in names)
-    wears = Schedule.of(Turn(Part(adapter.key, 1.0)) for adapter in adapters)
-    return Job(PICTURE, CANVAS, STAGES, (wears,), adapters)
+    keys = tuple(loom.adapters.edition(name).key for name in names)
+    wears = Schedule.of(Turn(Part(key, 1.0)) for key in keys)
+    return Job(PICTURE, CANVAS, STAGES, (wears,), keys)
 
 
 def test_habits_count_runs_and_not_uses() -> None:

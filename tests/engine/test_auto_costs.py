@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.hooks import apply_layerwise_casting
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loraloom import Canvas, Loom, Lora, Request, Sampling
@@ -48,7 +48,7 @@ def costs(auto: Auto, worn: Sequence[Mix], run: Run) -> tuple[float, float]:
             chosen += figures.live_s
         elif before.fused != each:
             chosen += figures.fused_s
-        auto.rest(outfit.resting, list(ADAPTERS.values()))
+        auto.rest(outfit.resting, ADAPTERS)
     return chosen, live
 
 
@@ -58,6 +58,7 @@ def costs(auto: Auto, worn: Sequence[Mix], run: Run) -> tuple[float, float]:
     st.integers(1, 50),
     st.integers(2, 8),
 )
+@settings(deadline=None)
 def test_two_mixes_in_turn_never_cost_more_than_live(
     ratio: float, two: list[Mix], steps: int, times: int
 ) -> None:
@@ -73,7 +74,7 @@ def test_a_part_of_what_is_in_the_weights_is_not_there_already() -> None:
     auto = Auto([LoraModel("transformer", tiny(), ADAPTERS)], lambda: FUSES)
     run = Run(Shape(1, 16, (1,)), 4)
     both, one = mix(all=1, one=1), mix(all=1)
-    auto.rest(auto.outfit(Open(both, {}), run).resting, list(ADAPTERS.values()))
+    auto.rest(auto.outfit(Open(both, {}), run).resting, ADAPTERS)
     assert auto.models[0].applied.fused == both
     assert "already" in auto.choice(both, (), run).why
     assert "already" in auto.choice(one, (), run, resting=mix(one=1)).why
@@ -109,7 +110,7 @@ def test_what_cannot_be_fused_is_worn_live_and_auto_says_why(
     assert manner.mode == "live"
     assert manner.why.startswith("weights of float")
     assert manner.why.endswith("cannot hold it")
-    auto.rest(outfit.resting, list(ADAPTERS.values()))
+    auto.rest(outfit.resting, ADAPTERS)
     assert not auto.models[0].applied.fused
 
 
@@ -136,7 +137,7 @@ def test_a_layer_that_is_several_to_adapters_is_one_to_auto_and_several_to_peopl
         for name, rank in (("q", 2), ("k", 3), ("v", 4))
     }
     adapter = Adapter.make("packed", {"transformer": updates})
-    loom.adapters._current["packed"] = loom.adapters.by_key[adapter.key] = adapter
+    loom.adapters.put(adapter)
     worn = Mix.of([Part(adapter.key, 1.0)])
     (layers,) = loom.auto._layers(worn, (), Run(Shape(1, 4, (1,)), 2))
     assert (layers.count, layers.out, layers.width, layers.rank) == (1, 48, 16, 9)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from loraloom import Canvas, Condition, Loom, Lora, LoraloomError, Request, Sampling
 from loraloom.core.mix import Applied, Mix, Part
 from loraloom.core.schedule import Curve
+from loraloom.engine.means import Means
 from loraloom.engine.run import Tick
 from loraloom.errors import InvalidRequestError, ModelError, UnknownAdapterError
 from loraloom.memory.residency import Home, Residency, resident, snapshot
@@ -319,7 +320,7 @@ def test_every_residency_gives_the_same_bytes_and_the_weights_back(name: str, lo
         "snapshot": snapshot(2**26),
         "resident": resident(2**26),
     }[name]
-    other = Loom.load("mini", residency=residency)
+    other = Loom.load("mini", means=Means(residency))
     before = weights(other)
     for worn in ("neon", "sketch", "neon"):
         request = replace(PICTURE, loras=(Lora(worn),))

@@ -1,4 +1,4 @@
-"""``loraloom adapters``: what an adapter file would do, without loading a model."""
+"""``loraloom adapters``: what an adapter file would do; a pickle made an adapter file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraloom.formats.read import survey
-from loraloom.formats.reading import by_reason, span
+from loraloom.formats.reading import by_reason, counted, span
 from loraloom.models import find
 
 if TYPE_CHECKING:
     from loraloom.formats.reading import Reading
 
-app = typer.Typer(help="What is in an adapter file.", pretty_exceptions_enable=False)
-
-
-@app.callback()
-def root() -> None:
-    """Keep the name of the command, which typer drops where there is but one."""
+app = typer.Typer(
+    help="What is in an adapter file; pickles made adapter files.", pretty_exceptions_enable=False
+)
 
 
 @app.command()
@@ -45,6 +42,21 @@ def inspect(
         typer.echo(json.dumps({"model": model, "sha256": sha256, **reading.as_dict()}, indent=2))
     else:
         typer.echo(_described(reading, model, sha256))
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A pickle: .bin, .pt, .pth or .ckpt.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+) -> None:
+    """Write the tensors of a pickle to a safetensors file; no code in the pickle is run.
+
+    An adapter_config.json beside the pickle is copied along. Nothing is overwritten.
+    """
+    from loraloom.formats.convert import convert as converted  # noqa: PLC0415 - imports torch
+
+    tensors = converted(file, out).tensors
+    typer.echo(f"{out}  {counted(len(tensors), 'tensor')}")
 
 
 def _described(reading: Reading, model: str, sha256: str) -> str:

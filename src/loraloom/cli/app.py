@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import loraloom
 from loraloom.errors import LoraloomError
 
-from . import adapters, check, demo, deploy, generate, models
+from . import adapters, check, demo, deploy, generate, models, serve
 from .console import complain
 
 # typer exports only one of its usage errors; this is the class of all of them
@@ -42,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("generate")(generate.generate)
+app.command("serve")(serve.command())
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
 app.command("deploy")(deploy.deploy)

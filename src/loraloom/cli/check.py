@@ -16,6 +16,7 @@ from loraloom.core.provenance import Asked
 from loraloom.core.request import Sampling
 from loraloom.core.stage import asked
 from loraloom.engine.job import fits
+from loraloom.engine.wishes import Wish, parse_wish
 from loraloom.errors import AdapterFileError, InvalidRequestError, UnknownAdapterError
 from loraloom.formats.read import survey
 from loraloom.models import find
@@ -23,7 +24,7 @@ from loraloom.models import find
 from . import flags
 from .console import counting, note
 from .loading import load
-from .options import Wish, parse_size, parse_wish
+from .options import parse_size
 from .showcase import STAR
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from loraloom.core.request import Policy
-
-from .resources import Offload, Residency
+from loraloom.engine.resources import Offload, Residency
 
 MODEL = "mini"
 """The model that comes with the package."""

@@ -11,6 +11,8 @@ import typer
 from loraloom.core.provenance import Provenance
 from loraloom.core.request import Sampling
 from loraloom.engine.job import completed
+from loraloom.engine.resources import known_type, readings
+from loraloom.engine.wishes import Wish, parse_wishes
 from loraloom.errors import (
     DigestMismatchError,
     InvalidRequestError,
@@ -23,9 +25,8 @@ from loraloom.pipelines import media
 from . import flags
 from .console import counting, note
 from .loading import Machine, Task, load
-from .options import Spot, Wish, parse_seen, parse_size, parse_spot, parse_wishes, targets
+from .options import Spot, parse_seen, parse_size, parse_spot, targets
 from .order import Glance, Look, Order, Still, canvas_of, check, policy_of, requests, stages_of
-from .resources import known_type, readings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import loraloom
+from loraloom.engine.resources import Offload, Residency, Resources, plans_for
 from loraloom.models.sizes import working
 
 from .console import note, waiting
-from .resources import Offload, Residency, Resources, plans_for
 
 if TYPE_CHECKING:
     from loraloom.core.request import Canvas

@@ -16,7 +16,7 @@ from loraloom.core.request import (
 )
 from loraloom.errors import InvalidRequestError
 
-from .options import Size, Wish
+from .options import Size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from loraloom.core.provenance import Provenance, Worn
     from loraloom.core.stage import Stages
+    from loraloom.engine.wishes import Wish
     from loraloom.models.card import Defaults
     from loraloom.pipelines.media import Kind
 
@@ -125,6 +126,11 @@ def check(order: Order, output: Path) -> None:
         raise InvalidRequestError(
             f"the video of --like was made from {seen} references, give as many with --reference"
         )
+    if order.like and order.like.asked.origin:
+        raise InvalidRequestError(
+            "the picture of --like was made of another picture, which a server takes and --like "
+            "cannot give it again"
+        )
     if order.like and len(order.images) != (shown := len(order.like.asked.images)) and shown:
         raise InvalidRequestError(
             f"the video of --like was made from {shown} images, give as many with --image"
@@ -193,11 +199,12 @@ def loras(order: Order, stages: Stages) -> tuple[Lora, ...]:
             each.scopes,
             each.manner if chosen else None,
             each.stages,
+            each.target,
         )
         for each in _worn_by_request(order)
     }
     for wish in order.wishes:
-        wears[wish.name] = _changed(wears.get(wish.name, Lora(wish.name)), wish)
+        wears[wish.name] = wish.worn(wears.get(wish.name))
     return tuple(lora for lora in wears.values() if lora.strength or lora.name in own)
 
 
@@ -212,17 +219,6 @@ def _worn_by_request(order: Order) -> tuple[Worn, ...]:
     own = {lora.name for stage in like.asked.stages for lora in stage.wears}
     gone = own if order.look.pipeline is not None else set()
     return tuple(worn for worn in like.worn if worn.by == "request" and worn.name not in gone)
-
-
-def _changed(lora: Lora, wish: Wish) -> Lora:
-    if wish.curve is not None:
-        lora = replace(lora, curve=wish.curve)
-    if not wish.strengths:
-        return lora
-    if len(wish.strengths) == 1:
-        return replace(lora, strength=wish.strengths[0], stages=())
-    # by stage: an adapter that a stage brings is not worn there at 0, so 0 is said, not left out
-    return replace(lora, strength=1.0, stages=wish.strengths)
 
 
 def references(order: Order) -> tuple[Reference, ...]:

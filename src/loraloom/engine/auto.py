@@ -18,7 +18,7 @@ from .habits import Habits
 from .traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey, Site
@@ -46,11 +46,10 @@ class Auto:
         # what rests in the weights must be there as long as it does
         self.resting: tuple[Adapter, ...] = ()
 
-    def rest(self, mix: Mix, adapters: Sequence[Adapter]) -> None:
+    def rest(self, mix: Mix, adapters: Mapping[AdapterKey, Adapter]) -> None:
         """Have ``mix`` in the weights and nothing beside them, or raise and be as before."""
         become(self.models, Applied(fused=mix))
-        keys = {part.key for part in mix.parts}
-        self.resting = tuple(adapter for adapter in adapters if adapter.key in keys)
+        self.resting = tuple(adapters[part.key] for part in mix.parts)
 
     def outfit(self, what: Open, run: Run) -> Outfit:
         """How every adapter of a batch is worn.
@@ -83,20 +82,24 @@ class Auto:
             self._layers(mix, beside, run),
             run.steps,
             uses=self.habits.uses(mix),
-            resident=self.models[0].applied.fused == Mix.of([*resting.parts, *mix.parts]),
+            resident=self._rests(Mix.of([*resting.parts, *mix.parts])),
         )
         return choose(self.rates(), work, self.rounding(mix))
 
+    def _rests(self, mix: Mix) -> bool:
+        return all(model.applied.fused == mix.on(model.component) for model in self.models)
+
     def rounding(self, mix: Mix) -> Rounding:
         """What fusing would lose, over all components."""
-        return sum((gauge.rounding(mix) for gauge in self.gauges), start=EXACT)
+        each = (gauge.rounding(mix.on(gauge.model.component)) for gauge in self.gauges)
+        return sum(each, start=EXACT)
 
     def _layers(self, mix: Mix, beside: Sequence[AdapterKey], run: Run) -> tuple[Layers, ...]:
         """What ``mix`` asks of every site that it changes, those that are alike as one."""
-        keys = [part.key for part in mix.parts]
         alike: Counter[Layers] = Counter()
         for model in self.models:
-            worn, other = (_ranks(model, some) for some in (keys, beside))
+            own = [part.key for part in mix.on(model.component).parts]
+            worn, other = (_ranks(model, some) for some in (own, beside))
             for site, rank in worn.items():
                 out, *width = model.weights.layers[site].shape
                 flow = self.traffic.flow(model, site, run)

@@ -26,12 +26,17 @@ def group(jobs: Sequence[Job], policy: Policy) -> list[list[int]]:
     """
     groups: dict[Hashable, list[int]] = {}
     for index, job in enumerate(jobs):
-        pinned = [_pin(job, key) for key in job.keys]
-        must = {"live": None, "fused": job.wears, "auto": tuple(filter(None, pinned))}[policy]
-        bare = tuple(replace(stage, wears=()) for stage in job.stages)
-        alike = (job.canvas, job.request.audio, bare, _lengths(job), must)
-        groups.setdefault(alike, []).append(index)
+        groups.setdefault(alike(job, policy), []).append(index)
     return list(groups.values())
+
+
+def alike(job: Job, policy: Policy) -> Hashable:
+    """What jobs that run together agree in."""
+    pinned = [_pin(job, key) for key in job.keys]
+    must = {"live": None, "fused": job.wears, "auto": tuple(filter(None, pinned))}[policy]
+    bare = tuple(replace(stage, wears=()) for stage in job.stages)
+    original = job.request.origin is not None
+    return job.canvas, job.request.audio, original, bare, _lengths(job), must
 
 
 def _lengths(job: Job) -> Hashable:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from loraloom.core.mix import Part, finite
 from loraloom.core.request import Sampling
 from loraloom.core.schedule import Schedule, Turn
-from loraloom.core.stage import asked, check
+from loraloom.core.stage import asked, check, going_on
 from loraloom.errors import (
+    AdapterMismatchError,
     InvalidRequestError,
     InvalidStageError,
     LoraloomError,
@@ -18,12 +19,11 @@ from loraloom.errors import (
 from loraloom.models import find
 from loraloom.models.ltx2.family import DISTILLED
 
-from .shown import check_conditions, check_references
+from .shown import check_conditions, check_origin, check_references
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from loraloom.core.adapter import Adapter
     from loraloom.core.mix import AdapterKey
     from loraloom.core.request import Canvas, Lora, Manner, Request
     from loraloom.core.stage import Stages
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 class Job:
     """A request with nothing left open, and what it wears by the keys of its adapters.
 
-    ``wears`` has a schedule for every stage. ``adapters`` are held so that they stay in the
-    catalogue until the job is done; ``manners`` are those that the request settles.
+    ``wears`` has a schedule for every stage. ``named`` are the adapters of the request and of its
+    stages, also those at strength 0; ``manners`` are those that the request settles.
     """
 
     request: Request
     canvas: Canvas
     stages: Stages
     wears: tuple[Schedule, ...]
-    adapters: tuple[Adapter, ...] = ()
+    named: tuple[AdapterKey, ...] = ()
     manners: Mapping[AdapterKey, Manner] = field(default_factory=dict)
 
     @property
@@ -65,6 +65,8 @@ class Job:
 
 def admit(requests: Sequence[Request], card: Card, catalog: Catalog) -> list[Job]:
     """The jobs of ``requests``, with the card's defaults where nothing is said.
+
+    Adapters are the versions that the catalogue has now. No tensor of one that it knows is read.
 
     Raises:
         InvalidRequestError: the list or a prompt is empty, a number is out of its range, the VAE
@@ -110,22 +112,58 @@ def completed(request: Request, card: Card) -> Request:
     check_conditions(complete.conditions, complete.canvas, card.grid)
     check_references(complete.references, complete.stages, complete.canvas, card)
     _check_strengths(complete.loras, complete.stages)
-    return complete
+    return _begun(complete)
+
+
+def _begun(complete: Request) -> Request:
+    """A request whose stages begin in its origin, if it has one; without sound beside it."""
+    origin = complete.origin
+    if origin is None:
+        return complete
+    check_origin(complete)
+    assert complete.stages
+    stages = going_on(complete.stages, origin.redrawn)
+    return replace(complete, stages=stages, audio=False)
 
 
 def _admit(request: Request, card: Card, catalog: Catalog) -> Job:
     complete = completed(request, card)
     assert complete.canvas
     assert complete.stages
-    adapters = [catalog.get(lora.name) for lora in request.loras]
-    named = zip(adapters, request.loras, strict=True)
-    manners = {adapter.key: lora.manner for adapter, lora in named if lora.manner}
+    for lora in request.loras:
+        _check_target(lora, card)
+    wanted = [catalog.edition(lora.name, lora.version).key for lora in request.loras]
+    loras = tuple(
+        replace(lora, name=key.name) for lora, key in zip(request.loras, wanted, strict=True)
+    )
+    manners = {key: lora.manner for key, lora in zip(wanted, loras, strict=True) if lora.manner}
+    keys = {key.name: key for key in wanted}
     own = {lora.name for stage in complete.stages for lora in stage.wears}
-    for name in sorted(own - {lora.name for lora in request.loras}):
+    for name in sorted(own - keys.keys()):
         _check_there(name, card, catalog)
-        adapters.append(catalog.get(name))
-    wears = schedules(request.loras, complete.stages, catalog)
-    return Job(complete, complete.canvas, complete.stages, wears, tuple(adapters), manners)
+        keys[name] = catalog.edition(name).key
+    wears = schedules(loras, complete.stages, keys)
+    return Job(
+        replace(complete, loras=loras),
+        complete.canvas,
+        complete.stages,
+        wears,
+        tuple(keys.values()),
+        manners,
+    )
+
+
+def _check_target(lora: Lora, card: Card) -> None:
+    """Return if the model has the component that is to wear an adapter.
+
+    Raises:
+        AdapterMismatchError: it has not.
+    """
+    if lora.target not in {None, *card.family.wears}:
+        raise AdapterMismatchError(
+            f"adapter {lora.name!r} is for component {lora.target!r}, model {card.name!r} has "
+            f"{', '.join(card.family.wears)}"
+        )
 
 
 def _check_there(name: str, card: Card, catalog: Catalog) -> None:
@@ -141,12 +179,10 @@ def _check_there(name: str, card: Card, catalog: Catalog) -> None:
         raise UnknownAdapterError(name, catalog.names())
 
 
-def schedules(loras: Sequence[Lora], stages: Stages, catalog: Catalog) -> tuple[Schedule, ...]:
-    """What is worn in every stage: its own adapters and ``loras``, which go before its own.
-
-    Raises:
-        UnknownAdapterError: the catalogue does not hold an adapter.
-    """
+def schedules(
+    loras: Sequence[Lora], stages: Stages, keys: Mapping[str, AdapterKey]
+) -> tuple[Schedule, ...]:
+    """What is worn in every stage: its own adapters and ``loras``, which go before its own."""
     named = {lora.name for lora in loras}
     return tuple(
         schedule(
@@ -154,7 +190,7 @@ def schedules(loras: Sequence[Lora], stages: Stages, catalog: Catalog) -> tuple[
                 *(own for own in stage.wears if own.name not in named),
                 *(_in_stage(lora, index) for lora in loras),
             ],
-            catalog,
+            keys,
         )
         for index, stage in enumerate(stages)
     )
@@ -177,14 +213,10 @@ def _in_stage(lora: Lora, index: int) -> Lora:
     return replace(lora, strength=finite(lora.strength, lora.name) * factor, stages=())
 
 
-def schedule(loras: Sequence[Lora], catalog: Catalog) -> Schedule:
-    """What ``loras`` are by the keys of their adapters.
-
-    Raises:
-        UnknownAdapterError: the catalogue does not hold one of them.
-    """
+def schedule(loras: Sequence[Lora], keys: Mapping[str, AdapterKey]) -> Schedule:
+    """What ``loras`` are by the keys of their adapters, which ``keys`` has by name."""
     return Schedule.of(
-        Turn(Part(catalog.get(lora.name).key, lora.strength, lora.scopes), lora.curve)
+        Turn(Part(keys[lora.name], lora.strength, lora.scopes, lora.target), lora.curve)
         for lora in loras
     )
 

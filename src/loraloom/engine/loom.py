@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import torch
 
 from loraloom.core.mix import NOTHING
 from loraloom.core.provenance import Worn
 from loraloom.core.request import Manner, Policy
-from loraloom.errors import InvalidRequestError
+from loraloom.errors import AdapterMismatchError, InvalidRequestError
 from loraloom.lora.calibrate import rates_of
 from loraloom.lora.model import LoraModel, wearing
 from loraloom.memory.mover import Mover
-from loraloom.memory.residency import ORIGINAL
 from loraloom.models.checkpoint import Checkpoint
 from loraloom.models.find import card as find_card
 from loraloom.models.find import name_table
@@ -29,23 +29,27 @@ from loraloom.store.catalog import Catalog
 
 from .auto import Auto
 from .batch import Outfit, group, kept, opened
-from .job import Job, admit
-from .run import Dresser, Made, Progress, Tick, silent, worn
+from .job import admit
+from .means import Means
+from .run import Clock, Dresser, Made, Progress, Tick, silent, worn
 from .traffic import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from PIL.Image import Image
     from torch import Tensor
 
-    from loraloom.core.mix import AdapterKey
+    from loraloom.core.mix import AdapterKey, Component
     from loraloom.core.request import Request
     from loraloom.core.stage import Modality
-    from loraloom.memory.residency import Residency
     from loraloom.memory.staging import Plan
     from loraloom.models.card import Card
     from loraloom.pipelines.sound import Sound
+
+    from .job import Job
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +62,7 @@ class Result:
         worn: what acted, with digest and strength, in which mode and why.
         policy: what was asked for.
         sound: of a video that was asked for with sound.
+        clock: where the time of its batch went.
     """
 
     request: Request
@@ -65,6 +70,7 @@ class Result:
     worn: tuple[Worn, ...]
     policy: Policy
     sound: Sound | None = None
+    clock: Clock = field(default_factory=Clock)
 
 
 def _from(done: int, total: int, progress: Progress) -> Callable[[int, str], None]:
@@ -80,18 +86,21 @@ class Loom:
     else is wanted or :meth:`bare` is called.
     """
 
-    def __init__(self, card: Card, pipe: Any, cache: Path, residency: Residency = ORIGINAL) -> None:
+    def __init__(self, card: Card, pipe: Any, cache: Path, means: Means | None = None) -> None:
+        means = means or Means()
         self.card = card
         self.pipe = pipe
         self.denoiser = denoiser(card, pipe)
-        self.adapters = Catalog(name_table(card), card.adapters)
+        self.adapters = means.catalog or Catalog(name_table(card), card.adapters)
+        budgets = means.budgets({name: getattr(pipe, name) for name in card.family.wears})
         self.models = tuple(
             LoraModel(
                 component,
                 getattr(pipe, component),
                 self.adapters.by_key,
                 checkpoint=Checkpoint(card.root / component, card.name),
-                residency=residency,
+                budget=budgets[component],
+                residency=means.residency,
             )
             for component in card.family.wears
         )
@@ -106,15 +115,15 @@ class Loom:
         dtype: str | None = None,
         device: str = "cpu",
         cache: Path | None = None,
-        residency: Residency = ORIGINAL,
+        means: Means | None = None,
         plan: Plan | None = None,
     ) -> Loom:
         """The bundled ``mini``, a folder in diffusers' layout, or a hub id, of a known family.
 
         ``dtype`` is float32 on a CPU and bfloat16 elsewhere, unless it is given; ``cache`` is
         where the policy ``auto`` keeps what it measured, ``~/.cache/loraloom`` unless it is given;
-        ``residency`` says what memory may be spent on quick changes of fused weights; ``plan``
-        says that too, and when components are on the device.
+        ``means`` says what adapters may take of memory; ``plan`` says what of that may be spent
+        on quick changes of fused weights, and when components are on the device.
 
         Raises:
             ModelError: there is no such model, or it lacks a component.
@@ -122,10 +131,12 @@ class Loom:
         card = find_card(model)
         dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
         cache = cache or Path.home() / ".cache" / "loraloom"
+        means = means or Means()
+        if plan is not None:
+            means = replace(means, residency=plan.residency)
         if plan is None or plan.order == "together":
-            residency = residency if plan is None else plan.residency
-            return cls(card, load(card, dtype=dtype, device=device), cache, residency)
-        loom = cls(card, load(card, dtype=dtype, device="cpu"), cache, plan.residency)
+            return cls(card, load(card, dtype=dtype, device=device), cache, means)
+        loom = cls(card, load(card, dtype=dtype, device="cpu"), cache, means)
         loom.mover = Mover(loom.denoiser.components, torch.device(device), plan)
         return loom
 
@@ -141,7 +152,7 @@ class Loom:
         for job in jobs:
             if job.canvas.frames != 1:
                 raise InvalidRequestError(f"frames is {job.canvas.frames}, a picture wants 1")
-        return self._results(jobs, policy, progress)
+        return self.run(jobs, policy=policy, progress=progress)
 
     def videos(
         self,
@@ -156,7 +167,7 @@ class Loom:
         jobs = admit(requests, self.card, self.adapters)
         for job in jobs:
             self.card.check_video(job.canvas)
-        return self._results(jobs, policy, progress)
+        return self.run(jobs, policy=policy, progress=progress)
 
     def latents(
         self,
@@ -191,11 +202,40 @@ class Loom:
     ) -> list[Mapping[Modality, Tensor]]:
         """What the VAEs would decode: by modality, the latents of :meth:`latents` and of sound."""
         jobs = admit(requests, self.card, self.adapters)
-        return [made.latents for made in self._made(jobs, policy, progress)]
+        with self._held(jobs):
+            return [made.latents for made in self._made(jobs, policy, progress)]
+
+    def run(
+        self, jobs: Sequence[Job], *, policy: Policy = "live", progress: Progress = silent
+    ) -> list[Result]:
+        """What becomes of admitted jobs, pictures or videos, in order; see :meth:`latents`.
+
+        Raises:
+            AdapterChangedError: the file of an adapter is not any more what it was.
+            AdapterMismatchError: a job has a component wear an adapter that has nothing for it.
+        """
+        with self._held(jobs) as loaded:
+            made = self._made(jobs, policy, progress)
+            for clock in {id(each.clock): each.clock for each in made}.values():
+                clock.load = loaded
+            return self._results(jobs, made, policy)
+
+    def prefetch(self, keys: Iterable[AdapterKey]) -> None:
+        """Bring adapters that are in the host's memory to the device, as far as there is room.
+
+        What is worn now is not touched. For the thread that computes, between two steps.
+        """
+        there = [key for key in keys if key in self.adapters.by_key]
+        for model in self.models:
+            model.prefetch(there)
+
+    def on_device(self) -> frozenset[AdapterKey]:
+        """The adapters that lie ready for a component or more."""
+        return frozenset(key for model in self.models for key in model.wardrobe.keys)
 
     def bare(self) -> None:
         """Take out of the weights what the policy ``auto`` left there."""
-        self.auto.rest(NOTHING, ())
+        self.auto.rest(NOTHING, {})
 
     def _made(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Made]:
         if policy not in get_args(Policy):
@@ -229,32 +269,62 @@ class Loom:
         """What becomes of jobs that run together; what they wear changes between steps."""
         batch, outfit = dresser.batch, dresser.outfit
         if policy == "auto" or self.auto.resting:
-            self.auto.rest(outfit.resting, batch[0].adapters)
+            self.auto.rest(outfit.resting, self.adapters.by_key)
         with ExitStack() as during:
             if policy == "auto":
                 during.enter_context(self.auto.traffic.watching(Run.of(batch, self.card.grid)))
-            during.enter_context(wearing(self.models, dresser.applied(0, 0.0)))
+            with dresser.clock.switching():
+                during.enter_context(wearing(self.models, dresser.applied(0, 0.0)))
             requests = [job.request for job in batch]
             latents = run(self.denoiser, requests, batch[0].stages, dresser)
         return [
-            Made({name: rows[i] for name, rows in latents.items()}, outfit)
+            Made({name: rows[i] for name, rows in latents.items()}, outfit, dresser.clock)
             for i in range(len(batch))
         ]
 
-    def _results(self, jobs: Sequence[Job], policy: Policy, progress: Progress) -> list[Result]:
+    def _results(self, jobs: Sequence[Job], made: Sequence[Made], policy: Policy) -> list[Result]:
         """Everything is decoded by one component before the next one is needed."""
-        made = self._made(jobs, policy, progress)
-        frames = [self.denoiser.frames(each.latents["video"]) for each in made]
+        frames = [self._timed(self.denoiser.frames, each, "video") for each in made]
         sounds = [self._sound(job, each) for job, each in zip(jobs, made, strict=True)]
         return [
-            Result(job.request, shown, worn(job, each.outfit, self._sites), policy, sound)
+            Result(
+                job.request, shown, worn(job, each.outfit, self._sites), policy, sound, each.clock
+            )
             for job, each, shown, sound in zip(jobs, made, frames, sounds, strict=True)
         ]
 
+    @contextmanager
+    def _held(self, jobs: Sequence[Job]) -> Iterator[float]:
+        """All adapters of jobs are in the host's memory; gives the seconds that it took."""
+        before = perf_counter()
+        keys = {key for job in jobs for key in job.named}
+        with self.adapters.held(keys):
+            for job in jobs:
+                self._check_targets(job)
+            yield perf_counter() - before
+
+    def _check_targets(self, job: Job) -> None:
+        for part in {turn.part for each in job.wears for turn in each.turns}:
+            if part.target and not self._sites(part.key, part.target):
+                raise AdapterMismatchError(
+                    f"adapter {part.key.name!r} has nothing for component {part.target!r}, it "
+                    f"changes {', '.join(sorted(self.adapters.by_key[part.key].updates))}"
+                )
+
+    def _timed(self, decode: Callable[[Tensor], T], made: Made, modality: Modality) -> T:
+        before = perf_counter()
+        decoded = decode(made.latents[modality])
+        made.clock.decode += perf_counter() - before
+        return decoded
+
     def _sound(self, job: Job, made: Made) -> Sound | None:
         audible = "audio" in made.latents and job.canvas.frames > 1
-        return self.denoiser.sound(made.latents["audio"]) if audible else None
+        return self._timed(self.denoiser.sound, made, "audio") if audible else None
 
-    def _sites(self, key: AdapterKey) -> int:
+    def _sites(self, key: AdapterKey, target: Component | None) -> int:
         adapter = self.adapters.by_key[key]
-        return sum(len(adapter.sites(model.component)) for model in self.models)
+        return sum(
+            len(adapter.sites(model.component))
+            for model in self.models
+            if target in {None, model.component}
+        )

@@ -10,7 +10,7 @@ from loraloom.errors import InvalidRequestError, InvalidStageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loraloom.core.request import Canvas, Condition, Reference
+    from loraloom.core.request import Canvas, Condition, Reference, Request
     from loraloom.core.stage import Stage, Stages
     from loraloom.models.card import Card, Grid
 
@@ -51,6 +51,30 @@ def _check_condition(condition: Condition, canvas: Canvas) -> None:
     if not 0 < finite(condition.strength, "an image") <= 1:
         raise InvalidRequestError(
             f"the strength of an image is {condition.strength}, want more than 0, at most 1"
+        )
+
+
+def check_origin(request: Request) -> None:
+    """Return if a request can go on from the picture that it brings.
+
+    Raises:
+        InvalidRequestError: it is for a video, shows other images too, or the share that is
+            redrawn is out of its range.
+    """
+    assert request.origin
+    assert request.canvas
+    if request.canvas.frames != 1:
+        raise InvalidRequestError(
+            f"a picture is given to make another of, and {request.canvas.frames} frames are asked "
+            "for, want 1"
+        )
+    if request.conditions or request.references:
+        raise InvalidRequestError(
+            "a picture is given to make another of, and others to show or look at; want one of them"
+        )
+    if not 0 < finite(request.origin.redrawn, "what is redrawn") <= 1:
+        raise InvalidRequestError(
+            f"the share that is redrawn is {request.origin.redrawn}, want more than 0, at most 1"
         )
 
 

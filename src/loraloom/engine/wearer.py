@@ -96,9 +96,10 @@ class Wearer:
             UnknownAdapterError: the catalogue does not hold one of them.
             InvalidStrengthError, InvalidMixError: as :meth:`Mix.of`.
         """
-        worn = [schedule(loras, self.adapters) for loras in batch]
-        inside = schedule(fused, self.adapters)
-        held = [self.adapters.get(lora.name) for loras in (*batch, fused) for lora in loras]
+        named = {lora.name for loras in (*batch, fused) for lora in loras}
+        keys = {name: self.adapters.edition(name).key for name in named}
+        worn = [schedule(loras, keys) for loras in batch]
+        inside = schedule(fused, keys)
 
         def state(component: Component, progress: float) -> Applied:
             copies = each if component.startswith(DENOISERS) else 1
@@ -112,10 +113,11 @@ class Wearer:
             return {}
 
         with ExitStack() as during:
+            # a name that is published anew under way does not take the old adapter along
+            during.enter_context(self.adapters.held(keys.values()))
             for model in self.models:
                 during.enter_context(model.wearing(state(model.component, 0.0)))
             yield stepped
-        del held  # a name that is published anew under way does not take the old adapter along
 
     def release(self) -> None:
         """Take everything off and leave the pipeline as it was before."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loraloom.formats.reading import Reading
     from loraloom.models.card import Card
 
-    from .options import Wish
+    from .wishes import Wish
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
