@@ -1,10 +1,13 @@
-# setup demo test test-all fix bench gpu clean: each installs what it needs by itself.
+# setup serve demo test test-all fix bench gpu clean: each installs what it needs by itself.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# two processes of one thread each: tensors are small here
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 help:
+	@echo "make serve     the server with the embedded model, and its page"
 	@echo "make demo      pictures and a video of the embedded model, with adapters"
 	@echo "make test      ruff, mypy, pytest (without the tests marked slow)"
 	@echo "make test-all  the same with them"
@@ -22,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+serve: $(READY)
+	$(BIN)/loraloom serve
+
 demo: $(READY)
 	$(BIN)/loraloom demo
 
@@ -31,10 +37,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .
@@ -51,4 +57,4 @@ gpu: $(READY)
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo dist
 
-.PHONY: help setup demo lint test test-all fix bench gpu clean
+.PHONY: help setup serve demo lint test test-all fix bench gpu clean
