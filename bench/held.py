@@ -10,7 +10,7 @@ import gc
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraloom.lora.homes import Copied
 from loraloom.memory.residency import Home
@@ -45,8 +45,9 @@ def watched(loom: Loom, others: int) -> Iterator[list[int]]:
 def tensors(device: str) -> Iterator[Tensor]:
     """Every tensor on a device that Python knows of."""
     for each in gc.get_objects():
-        # isinstance would ask objects for their class, which wakes modules that load lazily
-        if issubclass(type(each), Tensor) and each.device.type == device:
+        # isinstance would ask objects for their class, which wakes modules that load lazily; what
+        # compilers leave behind has other classes and no memory
+        if type(each) in (Tensor, nn.Parameter) and each.device.type == device:
             yield each
 
 

@@ -61,6 +61,12 @@ def _goal(row: Row) -> str:
 
 def write(rows: Sequence[Row], device: str, command: str) -> Path:
     """Write rows with machine and versions; the file is named after the day and the device."""
+    kind = "gpu" if device.startswith("cuda") else "cpu"
+    return write_record(kind, device, command, {"rows": [_record(row) for row in rows]})
+
+
+def write_record(kind: str, device: str, command: str, found: Mapping[str, object]) -> Path:
+    """Write what was found, with machine and versions, into the file of the day for its kind."""
     now = datetime.now(UTC)
     cuda = device.startswith("cuda")
     chip = torch.cuda.get_device_name(device) if cuda else platform.processor()
@@ -74,10 +80,10 @@ def write(rows: Sequence[Row], device: str, command: str) -> Path:
             "python": platform.python_version(),
         },
         "versions": {name: version(name) for name in ("torch", "diffusers", "peft", "loraloom")},
-        "rows": [_record(row) for row in rows],
+        **found,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%d}-{'gpu' if cuda else 'cpu'}.json"
+    path = RESULTS / f"{now:%Y-%m-%d}-{kind}.json"
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"written to {path}")
     return path

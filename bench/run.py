@@ -14,7 +14,7 @@ from loraloom import Loom, Lora, Request
 from loraloom.core.mix import Applied, Mix, Part
 from training.configs import CLASSIFIER_FREE
 
-from . import ltx2, runtime, stages
+from . import ltx2, runtime, serving, stages
 from .measure import AtLeast, Clock, Row, Way
 from .options import Options, parse
 from .peer import quiet
@@ -170,7 +170,7 @@ def main() -> None:
     options = parse(__doc__)
     head()
     rows = [*embedded(options), *runtime.rows(options), *stages.rows(options)]
-    rows += ltx2.rows(options)
+    rows += [*serving.rows(options), *ltx2.rows(options)]
     if options.whole:
         write(rows, options.device, " ".join(["python -m bench.run", *sys.argv[1:]]))
 
