@@ -24,7 +24,7 @@ from .shapes import ImagesAnswer, JobAnswer, PictureAnswer, PictureEvent
 from .wearing import Asking
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from starlette.datastructures import UploadFile
 
@@ -66,8 +66,7 @@ async def create(request: Request) -> Response:
     """Make pictures of a prompt, each wearing the adapters that the request names."""
     body = await forms.read_json(request, ImageBody)
     asking = Asking(service_of(request), caller_of(request).owner)
-    task = await run_in_threadpool(requests.images, body, asking)
-    return await _answered(request, task, body)
+    return await _answered(request, body, lambda: requests.images(body, asking))
 
 
 @router.post(
@@ -88,8 +87,7 @@ async def edit(request: Request) -> Response:
         body, file = received.body, _one([*received.files.values()])
         most = asking.service.settings.max_pixels
         image = await run_in_threadpool(forms.picture, file.file, "image", most)
-    task = await run_in_threadpool(requests.edits, body, image, asking)
-    return await _answered(request, task, body)
+    return await _answered(request, body, lambda: requests.edits(body, image, asking))
 
 
 def _one(files: Sequence[Sequence[UploadFile]]) -> UploadFile:
@@ -99,10 +97,10 @@ def _one(files: Sequence[Sequence[UploadFile]]) -> UploadFile:
     return given[0]
 
 
-async def _answered(request: Request, task: Task, body: ImageBody) -> Response:
+async def _answered(request: Request, body: ImageBody, task: Callable[[], Task]) -> Response:
     """Hand a task to the engine, and answer in the way that the call asks for."""
     engine = service_of(request).engine
-    ticket = await run_in_threadpool(engine.submit, task)
+    ticket = await run_in_threadpool(lambda: engine.submit(task()))
     note_job(request.scope, ticket.id)
     if body.later:
         job = await run_in_threadpool(shown, request, ticket)

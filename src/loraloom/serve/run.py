@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+import uvloop
 
 from loraloom.engine.warm import cold, warm_up
 from loraloom.errors import LoraloomError, ModelError, SettingsError
@@ -57,7 +58,9 @@ def run(settings: Settings) -> int:
 
         with opened(settings) as service:
             app = Logged(create_app(service), service.engine)
-            return asyncio.run(_serve(app, service, listener, began))
+            # of the loops that there are the one with the least overhead
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_serve(app, service, listener, began))
 
 
 async def _serve(app: Any, service: Service, listener: socket.socket, began: float) -> int:
