@@ -10,7 +10,7 @@ import gc
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from loraloom.lora.homes import Copied
 from loraloom.memory.residency import Home
@@ -45,10 +45,18 @@ def watched(loom: Loom, others: int) -> Iterator[list[int]]:
 def tensors(device: str) -> Iterator[Tensor]:
     """Every tensor on a device that Python knows of."""
     for each in gc.get_objects():
-        # isinstance would ask objects for their class, which wakes modules that load lazily; what
-        # compilers leave behind has other classes and no memory
-        if type(each) in (Tensor, nn.Parameter) and each.device.type == device:
+        # isinstance would ask objects for their class, which wakes modules that load lazily
+        if issubclass(type(each), Tensor) and each.device.type == device and _lies(each):
             yield each
+
+
+def _lies(tensor: Tensor) -> bool:
+    """Whether it lies in memory; what compilers leave behind does not."""
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def on_host(loom: Loom) -> Iterator[Tensor]:
