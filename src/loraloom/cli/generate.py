@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loraloom.core.provenance import Provenance
 from loraloom.core.request import Sampling
 from loraloom.engine.job import completed
+from loraloom.engine.press import write
 from loraloom.engine.resources import known_type, readings
 from loraloom.engine.wishes import Wish, parse_wishes
 from loraloom.errors import (
@@ -130,7 +130,7 @@ def carry_out(order: Order, how: How) -> None:
     results = _make(loom, asked, order, how)
     seconds = time.perf_counter() - started
     for path, result in zip(paths, results, strict=True):
-        _save(path, result, card)
+        write(result, path, card)
         _tell(path, result)
     typer.echo(f"made in {seconds:.1f} s")
 
@@ -222,22 +222,6 @@ def _make(loom: Loom, asked: Sequence[Request], order: Order, how: How) -> Seque
     make = loom.videos if order.kind == "video" else loom.images
     with counting(order.kind) as progress:
         return make(asked, policy=policy_of(how.policy, order.like), progress=progress)
-
-
-def _save(path: Path, result: Result, card: Card) -> None:
-    asked = media.asked_of(result.request)
-    provenance = Provenance(
-        model=card.name,
-        model_version=card.version,
-        asked=asked,
-        worn=result.worn,
-        policy=result.policy,
-        versions=media.versions(),
-    )
-    if len(result.frames) > 1:
-        media.save_video(result.frames, path, asked.canvas.rate, provenance, result.sound)
-    else:
-        media.save_image(result.frames[0], path, provenance)
 
 
 def _tell(path: Path, result: Result) -> None:

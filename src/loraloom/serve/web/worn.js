@@ -10,7 +10,7 @@ const PARTS = [
   ["switch", "switching"],
   ["steps", "steps"],
   ["decode", "decoding"],
-  ["encode", "writing"],
+  ["encode", "encoding"],
 ];
 
 function byStage(worn, names) {
